@@ -1,0 +1,128 @@
+"""Preprocessing: the ONE way from a NIfTI file to the network's grid, and back.
+
+Training, validation and inference call the same functions. The prepared grid is the closest canonical (RAS)
+one with the preset's spacing: its axes stay parallel to the scan's own, its centre is the scan's centre, and
+it covers the whole scan. Images are interpolated linearly, without smoothing before a coarser grid (as the
+papers' pipelines do); labels by nearest neighbour. Images and labels are different functions on purpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedpartial.data.geometry import Grid, resample, voxel_matrix
+from fedpartial.labels import LabelTable
+from fedpartial.presets import Preset
+
+COVER_TOLERANCE = 1e-2
+"""Part of a voxel by which the prepared grid may miss the scan's edge, so that 10.0001 voxels are 10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A file's voxels as stored: array (H W D) and the 4x4 affine to mm."""
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedImage:
+    """A normalised image, float32 (H W D), on the preset's grid, and that grid's affine."""
+
+    array: np.ndarray
+    affine: np.ndarray
+
+
+def load_image(path: Path) -> Volume:
+    """Read an image as float32 (H W D), HU for CT. Raises what nibabel raises for unreadable files."""
+    image, array = _read(path, np.float32)
+    return Volume(array=array, affine=image.affine)
+
+
+def load_label(path: Path) -> Volume:
+    """Read a label file with the numbers it holds (no conversion, so that 1.5 stays visible)."""
+    image, array = _read(path, None)
+    return Volume(array=array, affine=image.affine)
+
+
+def _read(path: Path, dtype: type | None) -> tuple:
+    """Header and all voxels, read to the end of the file so that a gzip checksum is verified too."""
+    import gzip
+
+    import nibabel
+
+    kind = type(nibabel.load(path))
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rb") as stream:
+        image = kind.from_stream(stream)
+        if image.get_data_dtype().kind not in "iuf":
+            raise ValueError(f"voxels of type {image.get_data_dtype()}; expected one real number each")
+        array = np.asanyarray(image.dataobj, dtype=dtype)
+        stream.read()
+    return image, array
+
+
+def prepared_grid(shape: tuple[int, ...], affine: np.ndarray, spacing_mm: tuple[float, float, float]) -> Grid:
+    """The grid on which a scan of that shape (H W D) and affine is prepared."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation
+
+    orientation = io_orientation(affine)
+    canonical = affine @ inv_ornt_aff(orientation, shape)
+    sizes = np.empty(3)
+    sizes[orientation[:, 0].astype(int)] = shape
+    lengths = np.linalg.norm(canonical[:3, :3], axis=0)
+    counts = np.maximum(1, np.ceil(sizes * lengths / spacing_mm - COVER_TOLERANCE)).astype(int)
+    vectors = canonical[:3, :3] / lengths * spacing_mm
+    centre = canonical[:3, :3] @ ((sizes - 1) / 2) + canonical[:3, 3]
+    new = np.eye(4)
+    new[:3, :3], new[:3, 3] = vectors, centre - vectors @ ((counts - 1) / 2)
+    return Grid(shape=tuple(int(n) for n in counts), affine=new)
+
+
+def preprocess_image(volume: Volume, preset: Preset) -> PreparedImage:
+    """Resample (linear) to the preset's grid, clip to its window, normalise: float32 (H W D)."""
+    grid = prepared_grid(volume.array.shape, volume.affine, preset.spacing_mm)
+    array = _resample_array(volume, grid, "bilinear", np.float32)
+    np.clip(array, *preset.window_hu, out=array)
+    array -= preset.normalise_subtract
+    array /= preset.normalise_divide
+    return PreparedImage(array=array, affine=grid.affine)
+
+
+def preprocess_label(volume: Volume, table: LabelTable, preset: Preset) -> np.ndarray:
+    """Label channels, uint8 (H W D), by nearest neighbour on the grid of preprocess_image.
+
+    ``volume`` holds the file's raw values, ``table`` translates them.
+    """
+    grid = prepared_grid(volume.array.shape, volume.affine, preset.spacing_mm)
+    return table.apply(_resample_array(volume, grid, "nearest", np.int32))
+
+
+def _resample_array(volume: Volume, grid: Grid, mode: str, dtype: type) -> np.ndarray:
+    out = np.empty(grid.shape, dtype=dtype)
+    source = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None]
+    for slab in resample(source, voxel_matrix(volume.affine, grid.affine), grid.shape, mode):
+        out[slab.start : slab.stop] = slab.values[0].numpy()
+    return out
+
+
+def restore_logits(
+    logits: Tensor, from_affine: np.ndarray, to_shape: tuple[int, int, int], to_affine: np.ndarray
+) -> np.ndarray:
+    """Label channels, uint8 (H W D), on the original grid, from logits or probabilities (C H W D) on another.
+
+    Interpolates every class linearly and then takes the argmax, which keeps borders smoother than moving
+    labels. Works on the logits' device in slabs: no full-size volume except the result. Voxels outside
+    of the logits' grid are background.
+    """
+    out = np.empty(tuple(to_shape), dtype=np.uint8)
+    for slab in resample(logits, voxel_matrix(from_affine, to_affine), to_shape, "bilinear"):
+        label = slab.values.argmax(dim=0) * slab.inside
+        out[slab.start : slab.stop] = label.to(torch.uint8).cpu().numpy()
+    return out

@@ -1,0 +1,163 @@
+"""Patches for training, as a pure function of (seed, site, step).
+
+A federated round may run in a new process: batch 41 is the same whether or not batches 0-40 were drawn.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedpartial.data.geometry import bounding_box, resample, rotation_zoom
+from fedpartial.data.stored_case import StoredCase
+from fedpartial.errors import ConfigError
+from fedpartial.presets import Preset
+
+EPOCH, PATCHES, AUGMENTATION = 1, 2, 3
+"""Independent random streams of one (seed, site)."""
+
+ROTATION_RADIANS, ROTATION_PROBABILITY = 0.5236, 0.2
+ZOOM, ZOOM_PROBABILITY = (0.7, 1.4), 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """image float32 (N 1 H W D), label int64 channels (N H W D), labelled bool (N C)."""
+
+    image: Tensor
+    label: Tensor
+    labelled: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return Batch(**{name: t.to(device, non_blocking=non_blocking) for name, t in vars(self).items()})
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's DataLoader."""
+        return Batch(**{name: t.pin_memory() for name, t in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """image float32 (H W D), label uint8 (H W D)."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+class PatchSampler:
+    """Draws batches from the training cases of one site.
+
+    Each epoch goes through a new permutation of the cases. With probability ``foreground_fraction`` a patch
+    contains a foreground voxel, near its middle, of a class drawn uniformly from those the case has: lesions
+    are seen as often as organs. Only the patch is read from the memory-mapped volume.
+    """
+
+    def __init__(self, cases: Sequence[StoredCase], preset: Preset, *, seed: int, site: str):
+        if not cases:
+            raise ConfigError(
+                where=f"site {site}", field="training", got="no cases", expected="at least one", remedy="Add cases."
+            )
+        self.cases, self.preset = tuple(cases), preset
+        self._entropy = (seed, zlib.crc32(site.encode()))
+
+    def rng(self, stream: int, counter: int) -> np.random.Generator:
+        """The generator of one stream at one step or epoch."""
+        return np.random.default_rng([*self._entropy, counter, stream])
+
+    def batch(self, step: int) -> Batch:
+        """The patches of a step; N = volumes_per_batch * patches_per_volume, patches of a volume together."""
+        rng, patches, labelled = self.rng(PATCHES, step), [], []
+        for case in self._volumes(step):
+            for _ in range(self.preset.patches_per_volume):
+                patches.append(self._patch(case, rng))
+                labelled.append(case.labelled)
+        return Batch(
+            image=torch.from_numpy(np.stack([patch.image for patch in patches])[:, None]),
+            label=torch.from_numpy(np.stack([patch.label for patch in patches])).long(),
+            labelled=torch.from_numpy(np.stack(labelled)),
+        )
+
+    def _volumes(self, step: int) -> list[StoredCase]:
+        first = step * self.preset.volumes_per_batch
+        chosen = []
+        for position in range(first, first + self.preset.volumes_per_batch):
+            epoch, place = divmod(position, len(self.cases))
+            chosen.append(self.cases[self.rng(EPOCH, epoch).permutation(len(self.cases))[place]])
+        return chosen
+
+    def _patch(self, case: StoredCase, rng: np.random.Generator) -> Patch:
+        start = _start(_centre(case, self.preset, rng), case.image.shape, self.preset.patch, rng)
+        turn = _rotation_zoom(self.preset, rng)
+        if turn is None:
+            return _cut(case, start, self.preset.patch, self.preset.air)
+        return _cut_turned(case, start, turn, self.preset)
+
+
+def _centre(case: StoredCase, preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
+    """Index (3,) of the patch's centre: around a foreground voxel, or None for anywhere."""
+    if rng.random() >= preset.foreground_fraction or not case.present:
+        return None
+    voxels = case.foreground(int(rng.choice(case.present)))
+    voxel = voxels[rng.integers(len(voxels))].astype(int)
+    return voxel + [int(rng.integers(-(size // 4), size // 4 + 1)) for size in preset.patch]
+
+
+def _start(
+    centre: np.ndarray | None, shape: Sequence[int], patch: Sequence[int], rng: np.random.Generator
+) -> np.ndarray:
+    """First index (3,) of the patch. It leaves the volume only along axes on which the volume is smaller."""
+    start = np.empty(3, dtype=int)
+    for axis, (size, length) in enumerate(zip(shape, patch, strict=True)):
+        low, high = min(0, size - length), max(0, size - length)
+        if centre is None or size <= length:
+            start[axis] = rng.integers(low, high + 1)
+        else:
+            start[axis] = np.clip(centre[axis] - length // 2, low, high)
+    return start
+
+
+def _cut(case: StoredCase, start: np.ndarray, shape: Sequence[int], air: float) -> Patch:
+    """Voxels start : start + shape; outside of the volume air, and label 0 = none of the annotated classes."""
+    image = np.full(shape, air, dtype=np.float32)
+    label = np.zeros(shape, dtype=np.uint8)
+    low, high = np.maximum(start, 0), np.minimum(start + shape, case.image.shape)
+    if (high > low).all():
+        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+        image[target], label[target] = case.image[source], case.label[source]
+    return Patch(image=image, label=label)
+
+
+def _rotation_zoom(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
+    """3x3 for the paper's rotation (p 0.2) and zoom (p 0.2), or None for neither."""
+    if preset.augmentation != "condistfl":
+        return None
+    rotate, zoom = rng.random() < ROTATION_PROBABILITY, rng.random() < ZOOM_PROBABILITY
+    angles = rng.uniform(-ROTATION_RADIANS, ROTATION_RADIANS, 3) if rotate else np.zeros(3)
+    factor = rng.uniform(*ZOOM) if zoom else 1.0
+    return rotation_zoom(angles, factor, preset.spacing_mm) if rotate or zoom else None
+
+
+def _cut_turned(case: StoredCase, start: np.ndarray, turn: np.ndarray, preset: Preset) -> Patch:
+    """A patch rotated and zoomed about its centre, from the box of the volume that it needs.
+
+    The papers' code turns whole volumes before cropping; the result is the same except for the interpolation
+    at the volume's edge, and only the box is read.
+    """
+    half = (np.asarray(preset.patch) - 1) / 2
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = turn, start + half - turn @ half
+    low, high = bounding_box(matrix, preset.patch)
+    box = _cut(case, low, tuple(high - low), preset.air)
+    matrix[:3, 3] -= low
+    image = _resampled(box.image, matrix, preset.patch, "bilinear")
+    return Patch(image=image, label=_resampled(box.label, matrix, preset.patch, "nearest").astype(np.uint8))
+
+
+def _resampled(array: np.ndarray, matrix: np.ndarray, shape: Sequence[int], mode: str) -> np.ndarray:
+    return torch.cat([slab.values[0] for slab in resample(torch.from_numpy(array)[None], matrix, shape, mode)]).numpy()

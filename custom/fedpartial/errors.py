@@ -1,0 +1,67 @@
+"""The one shape of every error a user can cause: where, field, got, expected, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ConfigError(ValueError):
+    """A value given by the user is wrong.
+
+    The message names where the value stands (a file or a component), the field, what was found,
+    what would have been right, and what to do about it.
+    """
+
+    def __init__(self, *, where: str, field: str, got: object, expected: str, remedy: str):
+        self.where, self.field, self.got, self.expected, self.remedy = where, field, got, expected, remedy
+        super().__init__(f"{where}: {field}: got {got!r}; expected {expected}. {remedy}")
+
+    def __reduce__(self):
+        """Keyword-only arguments survive being sent between worker processes."""
+        return _rebuild, (self.where, self.field, self.got, self.expected, self.remedy)
+
+
+def _rebuild(where: str, field: str, got: object, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where=where, field=field, got=got, expected=expected, remedy=remedy)
+
+
+class DataFaults(ValueError):
+    """Everything that is wrong with one data set, reported in one pass."""
+
+    def __init__(self, faults: Sequence[object]):
+        self.faults = list(faults)
+        lines = "\n".join(f"  - {fault}" for fault in self.faults)
+        super().__init__(f"{len(self.faults)} fault(s) in the data set:\n{lines}")
+
+    def __reduce__(self):
+        return DataFaults, (self.faults,)
+
+
+def check_keys(given: object, allowed: Sequence[str], required: Sequence[str], *, where: str) -> None:
+    """Refuse unknown and missing keys of a JSON object before any of its values is looked at."""
+    if not isinstance(given, dict):
+        raise ConfigError(
+            where=where,
+            field="(file)",
+            got=type(given).__name__,
+            expected="a JSON object",
+            remedy="Write one object in braces.",
+        )
+    for key in given:
+        if key not in allowed:
+            raise ConfigError(
+                where=where,
+                field=key,
+                got="an unknown key",
+                expected=f"one of {', '.join(allowed)}",
+                remedy="Correct its spelling or remove it.",
+            )
+    for key in required:
+        if key not in given:
+            raise ConfigError(
+                where=where,
+                field=key,
+                got="nothing",
+                expected="a value",
+                remedy=f"Add the key {key!r}.",
+            )

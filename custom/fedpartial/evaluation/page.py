@@ -1,0 +1,107 @@
+"""report.html: one file with everything inline, rendered from report.json and the pictures."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+
+from fedpartial.evaluation import figures, formats
+from fedpartial.evaluation.cautions import find_cautions
+from fedpartial.evaluation.colours import colour
+from fedpartial.evaluation.record import Overlay
+from fedpartial.evaluation.summary import macro_mean, statistics
+from fedpartial.labels import LabelSpace
+
+TEMPLATE = "report.html"
+
+
+def render_page(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace) -> str:
+    """The HTML of a report (the content of report.json). Site names and notes are escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fedpartial.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (formats.number, formats.mean_sd, formats.percent, formats.size, formats.duration, formats.plural)
+    environment.filters |= {f.__name__: f for f in filters} | {"label": formats.class_label, "colour": colour}
+    return environment.get_template(TEMPLATE).render(_context(report, overlays, space))
+
+
+def headline(report: Mapping, space: LabelSpace) -> dict[str, float | None]:
+    """Mean Dice over organs and over lesions, on the external set and over the sites' own classes."""
+    groups = {"organ": [n for n in space.classes if n not in space.lesions], "lesion": space.lesions}
+    numbers = {}
+    for group, names in groups.items():
+        numbers[f"external_{group}"] = macro_mean(report["external"], names)
+        means = [entry["dice"]["mean"] for s in report["sites"].values() for n, entry in s.items() if n in names]
+        numbers[f"sites_{group}"] = statistics(means)["mean"]
+    return numbers
+
+
+def _context(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace) -> dict:
+    classes = _classes(report, space)
+    return {
+        "report": report,
+        "classes": classes,
+        "headline": headline(report, space),
+        "cautions": find_cautions(report, space),
+        "duration": sum(report["phases"].values()) or sum(r["seconds"] for r in report["rounds"]),
+        "traffic": {way: sum(r[way] for r in report["rounds"]) for way in ("bytes_up", "bytes_down")},
+        "site_totals": {site: _site_totals(report, site) for site in figures.site_names(report)},
+        "models": _models(report),
+        "figures": _figures(report, classes),
+        "overlays": [(o, base64.b64encode(o.png).decode("ascii")) for o in overlays],
+    }
+
+
+def _classes(report: Mapping, space: LabelSpace) -> list[str]:
+    """Every class with a number anywhere, in channel order; names the space does not know come last."""
+    sets = (
+        report["external"],
+        *report["sites"].values(),
+        *(s for m in report["cross_site"].values() for s in m.values()),
+    )
+    found = dict.fromkeys(name for summary in sets for name in summary)
+    return sorted(found, key=lambda name: space.classes.index(name) if name in space.classes else space.num_channels)
+
+
+def _site_totals(report: Mapping, site: str) -> dict:
+    rounds = [r["sites"][site] for r in report["rounds"] if site in r["sites"]]
+    totals = {key: sum(r[key] for r in rounds) for key in ("seconds", "bytes_up", "bytes_down")}
+    return {"rounds": len(rounds), **totals}
+
+
+def _models(report: Mapping) -> dict[str, dict]:
+    """Cross-site matrix: model -> its mean Dice at each site (None where it has none), and over the sites."""
+    matrix = {}
+    for model, sites in report["cross_site"].items():
+        means = {site: statistics(classes.values())["mean"] for site, classes in sites.items()}
+        matrix[model] = {"sites": means, "mean": statistics(means.values())["mean"]}
+    return matrix
+
+
+def _figures(report: Mapping, classes: Sequence[str]) -> dict[str, str]:
+    """Name -> inline SVG, trusted: matplotlib escapes the site names in it."""
+    from markupsafe import Markup
+
+    drawn = {
+        "validation": figures.validation_curves(report),
+        "loss": figures.loss_curves(report),
+        "dice": figures.dice_by_class(report, classes),
+        "traffic": figures.bytes_by_round(report),
+        "phases": figures.seconds_by_phase(report),
+    }
+    return {name: Markup(_inline(svg.decode(), name)) for name, svg in drawn.items() if svg is not None}
+
+
+def _inline(svg: str, name: str) -> str:
+    """Give the ids of one figure their own prefix, and let the page size it."""
+    svg = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return re.sub(
+        r'^(<svg[^>]*?) width="[^"]*"', r'\1 aria-hidden="true"', re.sub(r' height="[^"]*pt"', "", svg, count=1)
+    )

@@ -1,0 +1,118 @@
+"""The record of one run and its JSON form, report.json, whose contract is report_schema.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib import resources
+
+from fedpartial.evaluation.metrics import CaseScores, EmptyClass
+
+SCHEMA_FILE = "report_schema.json"
+EXTERNAL = "external"
+"""Name of the external set where cases are listed by site; no site may be called so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """A picture of one case: PNG bytes, the site (or 'external') it is from, its mean Dice."""
+
+    title: str
+    site: str
+    dice: float | None
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything a report says about one run. Plain values; report_schema.json has the exact shapes.
+
+    job: name of the job folder. commit: of the source, None when unknown. preset: name of the preset.
+    versions: package name -> version.
+    empty_class_policy: the Dice of a class predicted but not in the reference ("exclude" or "zero").
+    device, precision: site -> what it trained on ("cpu", "cuda:0 NVIDIA A100"), and in ("float32", "amp").
+    sites: site -> ``summarise(...)`` of its test cases. external: ``summarise(...)`` of the external set,
+    {} without one.
+    rounds: one dict per round: round, seconds, bytes_up, bytes_down, val_dice, and sites: site ->
+    {loss, val_dice, seconds, bytes_up, bytes_down}. bytes_up is from the site to the server.
+    exchange: facts on what was exchanged in the whole run, by name.
+    phases: consecutive phases -> wall-clock seconds; their sum is the duration of the run.
+    cross_site: model name -> site -> class -> mean Dice (None where undefined).
+    selected_model: {name, round, val_dice}, None when the method selects none.
+    cases: site or "external" -> scores per case; the report numbers them and never names files.
+    notes: sentences for the reader. overlays: pictures for report.html only.
+    """
+
+    job: str
+    commit: str | None
+    seed: int
+    preset: str
+    versions: Mapping[str, str]
+    empty_class_policy: EmptyClass
+    device: Mapping[str, str]
+    precision: Mapping[str, str]
+    sites: Mapping[str, Mapping[str, Mapping]]
+    external: Mapping[str, Mapping]
+    rounds: Sequence[Mapping]
+    exchange: Mapping[str, object] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
+    cross_site: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
+    selected_model: Mapping[str, object] | None = None
+    cases: Mapping[str, Sequence[CaseScores]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    overlays: Sequence[Overlay] = ()
+
+    def to_report(self) -> dict:
+        """The validated content of report.json: plain dicts and lists, without the pictures."""
+        report = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("cases", "overlays")}
+        report["cases"] = {site: [_numbered(i, s) for i, s in enumerate(c, 1)] for site, c in self.cases.items()}
+        validate_report(report)
+        return report
+
+
+@cache
+def load_schema() -> dict:
+    """The JSON schema (draft 2020-12) of report.json."""
+    text = resources.files("fedpartial.evaluation").joinpath(SCHEMA_FILE).read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def validate_report(report: Mapping) -> None:
+    """Raise ValueError naming every place where ``report`` leaves the schema or holds NaN or infinity."""
+    from jsonschema import Draft202012Validator
+
+    found = Draft202012Validator(load_schema()).iter_errors(report)
+    faults = [f"{_pointer(error.absolute_path)}: {error.message}" for error in found]
+    faults += [f"{_pointer(path)}: not a finite number" for path in _non_finite(report)]
+    if EXTERNAL in report.get("sites", ()):
+        faults.append(f"/sites/{EXTERNAL}: this name is kept for the external set; rename the site")
+    if faults:
+        raise ValueError("report.json breaks its contract:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def _numbered(number: int, scores: CaseScores) -> dict:
+    return {"case": number, **scores.to_dict()}
+
+
+def _plain(value: object) -> object:
+    """Copy mappings and sequences to dicts and lists; the schema judges the rest."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _non_finite(value: object, path: tuple = ()) -> Iterator[tuple]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _non_finite(item, (*path, key))
+
+
+def _pointer(path: Sequence) -> str:
+    return "/" + "/".join(str(part) for part in path)

@@ -1,0 +1,84 @@
+"""Write the report of a run: report.json (the contract), two CSV files, and report.html for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpartial.evaluation.page import render_page
+from fedpartial.evaluation.record import Overlay, RunRecord, load_schema, validate_report
+from fedpartial.labels import LabelSpace
+from fedpartial.presets import get_preset
+
+__all__ = ["Overlay", "ReportPaths", "RunRecord", "load_schema", "read_report", "validate_report", "write_report"]
+
+SCORE_COLUMNS = ("site", "case", "class", "dice", "hd95_mm", "assd_mm", "status", "leakage")
+ROUND_COLUMNS = ("round", "site", "loss", "val_dice", "seconds", "bytes_up", "bytes_down")
+WHOLE = "(federation)"
+"""Site column of the rows of rounds.csv that are about the whole federation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPaths:
+    """The files of one report."""
+
+    json: Path
+    html: Path
+    scores_csv: Path
+    rounds_csv: Path
+
+
+def write_report(record: RunRecord, out_dir: Path, *, space: LabelSpace | None = None) -> ReportPaths:
+    """Validate ``record`` against the schema and write its four files into ``out_dir`` (made if needed).
+
+    space: order and groups of the classes; by default those of the record's preset. Raises ValueError,
+    before any file is written, if the record breaks the contract.
+    """
+    report = record.to_report()
+    space = space or get_preset(record.preset).label_space
+    html = render_page(report, record.overlays, space)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = ReportPaths(
+        json=out_dir / "report.json",
+        html=out_dir / "report.html",
+        scores_csv=out_dir / "scores.csv",
+        rounds_csv=out_dir / "rounds.csv",
+    )
+    paths.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    paths.html.write_text(html, encoding="utf-8")
+    _write_csv(paths.scores_csv, SCORE_COLUMNS, _score_rows(report))
+    _write_csv(paths.rounds_csv, ROUND_COLUMNS, _round_rows(report))
+    return paths
+
+
+def read_report(path: Path) -> dict:
+    """The content of a report.json, checked against the schema."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    validate_report(report)
+    return report
+
+
+def _score_rows(report: Mapping) -> Iterator[dict]:
+    for site, cases in report["cases"].items():
+        for case in cases:
+            for name in case["status"]:
+                values = {key: case[key][name] for key in SCORE_COLUMNS[3:]}
+                yield {"site": site, "case": case["case"], "class": name, **values}
+
+
+def _round_rows(report: Mapping) -> Iterator[dict]:
+    for entry in report["rounds"]:
+        yield {"site": WHOLE, **{key: value for key, value in entry.items() if key != "sites"}}
+        for site, values in entry["sites"].items():
+            yield {"round": entry["round"], "site": site, **values}
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping]) -> None:
+    """Undefined values are empty cells."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

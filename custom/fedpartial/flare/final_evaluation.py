@@ -1,0 +1,149 @@
+"""The last workflow of every job: score the models at every site and on the external set, write the report.
+
+FLARE's CrossSiteModelEval sends one task per model and site, which is a new process each in the simulator
+with one thread, and returns means only; here one task carries all models, in portions of bounded size,
+and answers hold the scores of every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.app_constant import AppConstants, ModelName
+
+from fedpartial.flare.learner import MODELS
+from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
+from fedpartial.flare.plan import job_root, plan_of_server
+from fedpartial.flare.weights import payload_bytes
+from fedpartial.server.final_report import FinalReport
+from fedpartial.server.model_file import load_model
+
+PORTION_BYTES = 256 * 1024**2
+
+
+class FinalEvaluation(Controller):
+    """Evaluates the final, the best and (cross_site) every local model, then writes the report.
+
+    Args:
+        cross_site: also collect every site's local model and score it at all sites.
+        timeout: seconds a site may take for one portion of models; 0 waits.
+    """
+
+    def __init__(
+        self,
+        cross_site: bool = True,
+        timeout: int = 0,
+        plan_id: str = "plan",
+        persistor_id: str = "persistor",
+        recorder_id: str = "recorder",
+    ):
+        super().__init__()
+        self.cross_site, self.timeout = cross_site, timeout
+        self.plan_id, self.persistor_id, self.recorder_id = plan_id, persistor_id, recorder_id
+        self._local_models: dict[str, dict] = {}
+        self._answers: dict[str, dict] = {}
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        self.recorder = self._engine.get_component(self.recorder_id)
+        self.plan = plan_of_server(fl_ctx, self.plan_id)
+        self.persistor = self._engine.get_component(self.persistor_id)
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        self.cancel_all_tasks(fl_ctx=fl_ctx)
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        self.recorder.progress.write("phase", name="final evaluation")
+        self.report = FinalReport(
+            plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx), failures={}
+        )
+        root = Path(job_root(fl_ctx))
+        models = {"final": load_model(root / GLOBAL_MODEL)[0]}
+        if (root / BEST_MODEL).exists():
+            models["best"] = load_model(root / BEST_MODEL)[0]
+        if self.cross_site:
+            self._collect_local_models(abort_signal, fl_ctx)
+            models |= {f"local {site}": weights for site, weights in sorted(self._local_models.items())}
+        for portion in portions(models, PORTION_BYTES):
+            if abort_signal.triggered:
+                return
+            self._evaluate(portion, abort_signal, fl_ctx)
+        self._finish(root, models, abort_signal, fl_ctx)
+
+    def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        self.plan.attach(data)
+        clients = self._engine.get_clients()
+        task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
+        self.broadcast_and_wait(task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal)
+
+    def _collect_local_models(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        request = Shareable()
+        request.set_header(AppConstants.SUBMIT_MODEL_NAME, ModelName.BEST_MODEL)
+        self._run_task(AppConstants.TASK_SUBMIT_MODEL, request, self._local_model_received, abort_signal, fl_ctx)
+
+    def _local_model_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        if self._is_ok(client_task, fl_ctx):
+            self._local_models[client_task.client.name] = from_shareable(client_task.result).data
+
+    def _evaluate(self, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
+        data = Shareable()
+        data[MODELS] = models
+        self._run_task(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
+
+    def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        if self._is_ok(client_task, fl_ctx):
+            site = client_task.client.name
+            self.report.add_site_scores(site, from_shareable(client_task.result).data)
+            self.recorder.progress.write("scored", site=site)
+
+    def _is_ok(self, client_task: ClientTask, fl_ctx: FLContext) -> bool:
+        if client_task.result.get_return_code() == ReturnCode.OK:
+            return True
+        reason = self.recorder.failures.get(client_task.client.name, client_task.result.get_return_code())
+        self.report.failures[client_task.client.name] = str(reason)
+        self.log_error(fl_ctx, f"no answer from {client_task.client.name} for the final evaluation: {reason}")
+        return False
+
+    def _finish(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Select, score the external set, write the report beside the models, show table and path."""
+        selected = self.report.select(models)
+        if selected == "final":
+            history = self.recorder.history
+            self.persistor.write(BEST_MODEL, models["final"], history.num_rounds, self.report.selected_dice, fl_ctx)
+        self.recorder.progress.write("phase", name="external set")
+        paths, table = self.report.write(root, models[selected], lambda: abort_signal.triggered)
+        self.log_info(fl_ctx, f"results\n{table}")
+        self.log_info(fl_ctx, f"report: {paths.html}")
+        self.recorder.progress.write("report", path=str(paths.html))
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        self.log_warning(fl_ctx, f"late answer of {client.name} to {task_name} is left out")
+
+
+def portions(models: dict[str, dict], limit: int) -> Iterator[dict[str, dict]]:
+    """Models in portions of at most ``limit`` bytes, one model at least in each."""
+    portion: dict[str, dict] = {}
+    size = 0
+    for name, weights in models.items():
+        extra = payload_bytes(weights)
+        if portion and size + extra > limit:
+            yield portion
+            portion, size = {}, 0
+        portion[name] = weights
+        size += extra
+    if portion:
+        yield portion
+
+
+def _config_dir(fl_ctx: FLContext) -> Path:
+    return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_site_config_dir())

@@ -1,0 +1,171 @@
+"""The site's side of every job: a FLARE Learner around a SiteSession.
+
+LearnerExecutor calls validate() before every train(); train() loads the weights itself all the same. The
+simulator with one thread makes a new learner for every task, so nothing is kept in memory that the next
+task needs: optimiser state and local model are files in the job's folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.learner_spec import Learner
+from nvflare.app_common.app_constant import AppConstants, ValidateType
+
+from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.evaluation.overlays import case_mean
+from fedpartial.flare.failure import REASON_HEADER, public_reason, write_failure
+from fedpartial.flare.plan import job_root, plan_of_task, site_name
+from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
+from fedpartial.methods.base import Method
+from fedpartial.networks.canonical import StateMismatch
+from fedpartial.sites import read_site
+from fedpartial.training.checkpoint import read_tensors, write_tensors
+from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
+from fedpartial.training.site_session import SiteSession
+
+LOCAL_MODEL = "local_model.safetensors"
+MODELS = "fedpartial_models"
+EXPECTED_ERRORS = (ConfigError, DataFaults, StateMismatch, TrainingDiverged)
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class SiteLearner(Learner):
+    """Trains, validates and scores at one site.
+
+    Args:
+        method: the objective, for example {"path": "fedpartial.methods.condistfl.ConDistFL", "args": {...}}.
+        writer_id: component that takes TensorBoard scalars.
+    """
+
+    def __init__(self, method: Method, writer_id: str = "tb_writer"):
+        super().__init__()
+        self.method, self.writer_id = method, writer_id
+        self._session: SiteSession | None = None
+        self._validation: dict[str, float] = {}
+        self._round = 0
+        self._spoke = 0.0
+
+    def initialize(self, parts: dict, fl_ctx: FLContext) -> None:
+        self.site = site_name(fl_ctx)
+        self.root = Path(job_root(fl_ctx))
+        self.config_dir = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_site_config_dir())
+        self.writer = parts.get(self.writer_id)
+
+    def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        return self._guarded(self._train, data, fl_ctx, abort_signal)
+
+    def validate(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        before_training = data.get_header(AppConstants.VALIDATE_TYPE) == ValidateType.BEFORE_TRAIN_VALIDATE
+        return self._guarded(self._validate if before_training else self._score, data, fl_ctx, abort_signal)
+
+    def get_model_for_validation(self, model_name: str, fl_ctx: FLContext) -> Shareable:
+        """The local model after the latest round."""
+        tensors, _ = read_tensors(self.root / LOCAL_MODEL)
+        return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(tensors)).to_shareable()
+
+    def abort(self, fl_ctx: FLContext) -> None:
+        """The abort signal is looked at before every step; there is nothing else to stop."""
+
+    def finalize(self, fl_ctx: FLContext) -> None:
+        """Everything worth keeping is on disk already."""
+
+    def _guarded(self, work: Callable, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Run ``work``; whatever goes wrong is written down at the site and nothing is sent."""
+        try:
+            return work(task, fl_ctx, abort_signal)
+        except TrainingStopped as stopped:
+            self.log_info(fl_ctx, str(stopped))
+            return make_reply(ReturnCode.TASK_ABORTED)
+        except Exception as error:
+            path = write_failure(self.root, self.site, error)
+            if not isinstance(error, EXPECTED_ERRORS):
+                self.log_exception(fl_ctx, f"site {self.site} failed; see {path}")
+            else:
+                self.log_error(fl_ctx, f"site {self.site} stops: {error}")
+            reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+            reply.set_header(REASON_HEADER, public_reason(error))
+            return reply
+
+    def _open(self, task: Shareable, fl_ctx: FLContext) -> SiteSession:
+        plan = plan_of_task(task)
+        if self._session is None or self._session.plan != plan:
+            site = read_site(self.site, self.config_dir)
+            state_dir = self.root / "state"
+            self._session = SiteSession(
+                site=site, plan=plan, method=self.method, state_dir=state_dir, on_step=self._say_step
+            )
+            precision = self._session.precision
+            self.log_info(fl_ctx, f"{self.site}: {site.source} data, {precision.device}, {precision.name}")
+        return self._session
+
+    def _say_step(self, step: int, loss: float) -> None:
+        if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
+            self._spoke = time.monotonic()
+            plan = self._session.plan
+            place = f"round {self._round + 1}/{plan.num_rounds} step {step}/{plan.local_steps}"
+            self.logger.info(f"{self.site}: {place} loss {loss:.3f}")
+
+    def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Quick Dice of the incoming global model; the initial weights of a run are not worth the time."""
+        session = self._open(task, fl_ctx)
+        self._validation = {}
+        if task.get_header(AppConstants.CURRENT_ROUND) == 0:
+            return make_reply(ReturnCode.EMPTY_RESULT)
+        self._validation = session.validate(weights_of_task(task), lambda: abort_signal.triggered)
+        mean = sum(self._validation.values()) / max(len(self._validation), 1)
+        return DXO(data_kind=DataKind.METRICS, data={MetaKey.INITIAL_METRICS: {"val_dice": mean}}).to_shareable()
+
+    def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        session = self._open(task, fl_ctx)
+        weights = weights_of_task(task)
+        self._round = task.get_header(AppConstants.CURRENT_ROUND)
+        result = session.train(weights, self._round, lambda: abort_signal.triggered)
+        write_tensors(self.root / LOCAL_MODEL, session.trainer.local_weights(), {"round": str(self._round)})
+        metrics = {
+            **result.metrics,
+            "val_dice": self._validation,
+            "bytes_down": payload_bytes(from_shareable(task).data),
+            **self._facts(session),
+        }
+        self._write_scalars(metrics, (self._round + 1) * session.plan.local_steps)
+        return update_message(result.update, result.num_steps, metrics)
+
+    def _facts(self, session: SiteSession) -> dict:
+        return {
+            "device": session.precision.device.type,
+            "precision": session.precision.name,
+            "source": session.site.source,
+            "setup_seconds": session.setup_seconds,
+            "num_training": len(session.split("training")),
+        }
+
+    def _write_scalars(self, metrics: dict, step: int) -> None:
+        if self.writer is None:
+            return
+        for name in ("loss", "dice", "ce", "condist"):
+            if name in metrics:
+                self.writer.add_scalar(f"train/{name}", metrics[name], step)
+        for name, dice in metrics["val_dice"].items():
+            self.writer.add_scalar(f"val_dice/{name}", dice, step - self._session.plan.local_steps)
+
+    def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Validation Dice of every model in the task and full scores on the site's test cases."""
+        session = self._open(task, fl_ctx)
+        result: dict[str, dict] = {"validation": {}, "testing": {}}
+        for name, arrays in task[MODELS].items():
+            weights = to_tensors(arrays)
+            if not name.startswith("local "):
+                result["validation"][name] = session.validate(weights, lambda: abort_signal.triggered)
+            scores = session.score(weights, lambda: abort_signal.triggered)
+            result["testing"][name] = [s.to_dict() for s in scores]
+            means = [m for m in map(case_mean, scores) if m is not None]
+            self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
+        return DXO(data_kind=DataKind.METRICS, data={**result, **self._facts(session)}).to_shareable()

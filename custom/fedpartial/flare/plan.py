@@ -1,0 +1,61 @@
+"""The run's plan as a server component: it puts itself into every task, so that sites hold no copy."""
+
+from __future__ import annotations
+
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from fedpartial.training.plan import Plan
+
+HEADER = "fedpartial_plan"
+
+
+class RunPlan(FLComponent):
+    """Preset, rounds, local steps and seed of the job (config_fed_server.json, component "plan")."""
+
+    def __init__(
+        self, job: str, preset: str, num_rounds: int, local_steps: int, seed: int, merge_lesions: bool = False
+    ):
+        super().__init__()
+        self.plan = Plan(
+            job=job,
+            preset=preset,
+            num_rounds=num_rounds,
+            local_steps=local_steps,
+            seed=seed,
+            merge_lesions=merge_lesions,
+        )
+
+    def attach(self, task: Shareable) -> None:
+        task.set_header(HEADER, self.plan.to_dict())
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type == AppEventType.BEFORE_TRAIN_TASK:
+            self.attach(fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE))
+
+
+def plan_of_task(task: Shareable) -> Plan:
+    """The plan a task carries; ConfigError when a server of another make sent it."""
+    return Plan.from_dict(task.get_header(HEADER))
+
+
+def plan_of_server(fl_ctx: FLContext, plan_id: str) -> RunPlan:
+    """The plan component of this job."""
+    plan = fl_ctx.get_engine().get_component(plan_id)
+    if not isinstance(plan, RunPlan):
+        raise TypeError(f"component {plan_id!r}: got {type(plan).__name__}; expected a RunPlan. Add it to the job.")
+    return plan
+
+
+def site_name(fl_ctx: FLContext) -> str:
+    """Name of this site, or of the peer's site when called with the peer's context."""
+    return fl_ctx.get_identity_name(default="?")
+
+
+def job_root(fl_ctx: FLContext) -> str:
+    """Folder of this job's app at this place (server or site)."""
+    return fl_ctx.get_prop(FLContextKey.APP_ROOT)

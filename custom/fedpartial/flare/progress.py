@@ -1,0 +1,28 @@
+"""Progress of a run as lines of JSON in the server's job folder; ``fedpartial run`` follows the file."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+PROGRESS_FILE = "progress.jsonl"
+
+
+class ProgressFile:
+    """Appends one event per line; every event has "event" and "time"."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / PROGRESS_FILE
+
+    def write(self, event: str, **values: object) -> None:
+        line = json.dumps({"event": event, "time": time.time(), **values})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: '40 s', '3 min'."""
+    if seconds is None:
+        return "unknown time"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,117 @@
+"""Follows a run on the server: progress lines, model selection, and the history for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.model import ModelLearnableKey
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.widgets.widget import Widget
+
+from fedpartial.flare.failure import REASON_HEADER
+from fedpartial.flare.persistor import BEST_MODEL
+from fedpartial.flare.plan import job_root, plan_of_server, site_name
+from fedpartial.flare.progress import ProgressFile, duration
+from fedpartial.flare.weights import METRICS, payload_bytes
+from fedpartial.server.run_history import RunHistory
+
+
+class RunRecorder(Widget):
+    """Scores the model at the start of each round, as IntimeModelSelector does, but in a fixed order of
+    sites and with the mean over classes; FinalEvaluation adds the score of the last aggregate."""
+
+    def __init__(self, plan_id: str = "plan", persistor_id: str = "persistor"):
+        super().__init__()
+        self.plan_id, self.persistor_id = plan_id, persistor_id
+        self.history: RunHistory | None = None
+        self.failures: dict[str, str] = {}
+        self._handlers = {
+            EventType.START_RUN: self._start,
+            AppEventType.ROUND_STARTED: self._round_started,
+            AppEventType.BEFORE_CONTRIBUTION_ACCEPT: self._update_received,
+            AppEventType.BEFORE_AGGREGATION: self._score_incoming_model,
+            AppEventType.ROUND_DONE: self._round_done,
+            EventType.BEFORE_TASK_RESULT_FILTER: self._note_failure,
+            EventType.FATAL_SYSTEM_ERROR: self._note_panic,
+        }
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if handler := self._handlers.get(event_type):
+            handler(fl_ctx)
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        plan = plan_of_server(fl_ctx, self.plan_id).plan
+        self.history = RunHistory(plan.num_rounds)
+        self.progress = ProgressFile(Path(job_root(fl_ctx)))
+        self.num_sites = len(fl_ctx.get_engine().get_clients())
+        self.progress.write("plan", sites=self.num_sites, **plan.to_dict())
+
+    def _round_started(self, fl_ctx: FLContext) -> None:
+        self.num_sites = len(fl_ctx.get_engine().get_clients())
+        self.history.start_round(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+
+    def _update_received(self, fl_ctx: FLContext) -> None:
+        site = site_name(fl_ctx.get_peer_context())
+        dxo = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT))
+        metrics = dxo.get_meta_prop(METRICS)
+        bytes_up = payload_bytes(dxo.data)
+        self.history.add_update(site, metrics, bytes_up)
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
+        scores = list(metrics["val_dice"].values())
+        dice = sum(scores) / len(scores) if scores else None
+        left = self.history.remaining_seconds(self.num_sites)
+        self.progress.write(
+            "update",
+            round=number,
+            site=site,
+            loss=metrics["loss"],
+            val_dice=dice,
+            seconds=metrics["seconds"],
+            bytes_up=bytes_up,
+            bytes_down=metrics["bytes_down"],
+            remaining_seconds=left,
+        )
+        before = "" if dice is None else f", Dice before this round {dice:.3f}"
+        self.log_info(
+            fl_ctx,
+            f"round {number}/{self.history.num_rounds} {site}: loss {metrics['loss']:.3f}{before}, "
+            f"{duration(metrics['seconds'])}; about {duration(left)} left",
+        )
+
+    def _score_incoming_model(self, fl_ctx: FLContext) -> None:
+        """Runs before aggregation, while GLOBAL_MODEL is still the model the round started from."""
+        dice = self.history.score_incoming()
+        finished = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        if self.history.is_best(dice, finished):
+            weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+            persistor = fl_ctx.get_engine().get_component(self.persistor_id)
+            persistor.write(BEST_MODEL, weights, finished, dice, fl_ctx)
+            self.log_info(fl_ctx, f"best model so far: after round {finished}, validation Dice {dice:.3f}")
+
+    def _round_done(self, fl_ctx: FLContext) -> None:
+        seconds = self.history.finish_round()
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
+        previous = self.history.rounds[-2].val_dice if number > 1 and len(self.history.rounds) > 1 else None
+        self.progress.write("round", round=number, seconds=seconds, previous_val_dice=previous)
+
+    def _note_failure(self, fl_ctx: FLContext) -> None:
+        """A site answered with an error: say which and why; ScatterAndGather only knows the return code."""
+        peer = fl_ctx.get_peer_context()
+        result = peer.get_prop(FLContextKey.SHAREABLE) if peer else None
+        if not isinstance(result, Shareable) or result.get_return_code() in (ReturnCode.OK, ReturnCode.EMPTY_RESULT):
+            return
+        site = site_name(peer)
+        reason = result.get_header(REASON_HEADER) or result.get_return_code()
+        self.failures[site] = str(reason)
+        self.log_error(fl_ctx, f"site {site} failed: {reason}")
+        self.progress.write("failure", site=site, reason=str(reason))
+
+    def _note_panic(self, fl_ctx: FLContext) -> None:
+        reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA) or "the server stopped the job"
+        self.progress.write("panic", reason=str(reason))

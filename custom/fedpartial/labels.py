@@ -1,0 +1,203 @@
+"""The label space: classes, organ groups, merging lesions, and which classes a case annotates.
+
+This module is the one owner of label arithmetic. Channel 0 is background; foreground channels follow
+the order organ, its lesions, next organ, its lesions. A case annotates a set F of foreground classes;
+the complement B = C \\ F always contains background (METHODS section 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedpartial.errors import ConfigError
+
+BACKGROUND = "background"
+MAX_RAW_VALUE = 65_535
+
+
+@dataclass(frozen=True, kw_only=True)
+class Organ:
+    """An organ and the lesions that grow in it."""
+
+    name: str
+    lesions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSpace:
+    """All classes of a federation, grouped by organ.
+
+    With ``merge_lesions`` a lesion counts as its organ (ConDistFL Union, METHODS 1.6): its name is
+    still understood in site files, but it has no channel of its own.
+    """
+
+    organs: tuple[Organ, ...]
+    merge_lesions: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.organs:
+            raise _space_error("organs", (), "at least one organ", "Name the organs to segment.")
+        seen: set[str] = {BACKGROUND}
+        for organ in self.organs:
+            for name in (organ.name, *organ.lesions):
+                if name in seen:
+                    raise _space_error(
+                        "organs",
+                        name,
+                        "every class in exactly one organ group, and none called 'background'",
+                        "Groups must not overlap: rename or remove the second one.",
+                    )
+                seen.add(name)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Foreground classes in channel order; class i has channel i + 1."""
+        if self.merge_lesions:
+            return tuple(organ.name for organ in self.organs)
+        return tuple(name for organ in self.organs for name in (organ.name, *organ.lesions))
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        return (BACKGROUND, *self.classes)
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.channels)
+
+    @cached_property
+    def lesions(self) -> tuple[str, ...]:
+        """Lesion classes that have a channel."""
+        return tuple(n for o in self.organs for n in o.lesions if n in self.classes)
+
+    @cached_property
+    def organ_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Channels of each organ with its lesions; together with (0,) a partition of all channels."""
+        return tuple(
+            tuple(self.channels.index(n) for n in (o.name, *o.lesions) if n in self.classes) for o in self.organs
+        )
+
+    @cached_property
+    def _resolved(self) -> dict[str, int]:
+        known = {BACKGROUND: 0}
+        for organ in self.organs:
+            for name in (organ.name, *organ.lesions):
+                known[name] = self.channels.index(name if name in self.classes else organ.name)
+        return known
+
+    def index(self, name: str, *, where: str = "label space") -> int:
+        """Channel of a class; a merged lesion has its organ's channel."""
+        if name not in self._resolved:
+            raise ConfigError(
+                where=where,
+                field="labels",
+                got=name,
+                expected=f"one of {', '.join(self._resolved)}",
+                remedy="Use a class name of the preset, or 'background' for a structure to leave out.",
+            )
+        return self._resolved[name]
+
+    def labelled_mask(self, names: Iterable[str], *, where: str = "label space") -> np.ndarray:
+        """Bool (C,): True for each class in ``names``. Background is never labelled.
+
+        Raises ConfigError for unknown names and for a list that names no foreground class.
+        """
+        mask = np.zeros(self.num_channels, dtype=bool)
+        names = list(names)
+        for name in names:
+            mask[self.index(name, where=where)] = True
+        mask[0] = False
+        if not mask.any():
+            raise ConfigError(
+                where=where,
+                field="labels",
+                got=names,
+                expected="at least one foreground class",
+                remedy=f"Name what is annotated: {', '.join(self.classes)}.",
+            )
+        return mask
+
+    def names(self, mask: Sequence[bool] | np.ndarray) -> tuple[str, ...]:
+        """Class names of a labelled mask, in channel order."""
+        return tuple(name for name, labelled in zip(self.channels, mask, strict=True) if labelled)
+
+    def background_groups(self, labelled: Sequence[bool] | np.ndarray) -> tuple[tuple[int, ...], ...]:
+        """Partition of the unlabelled channels (ConDistFL Eq 5): (0,), then one group per organ.
+
+        An organ of which a part is labelled contributes its unlabelled rest; a fully labelled one nothing.
+        """
+        groups = [(0,)]
+        for organ in self.organ_groups:
+            rest = tuple(c for c in organ if not labelled[c])
+            if rest:
+                groups.append(rest)
+        return tuple(groups)
+
+    def group_matrix(self) -> np.ndarray:
+        """Bool (1 + organs, C): row 0 is background, row m the channels of organ m."""
+        matrix = np.zeros((1 + len(self.organ_groups), self.num_channels), dtype=bool)
+        matrix[0, 0] = True
+        for row, organ in enumerate(self.organ_groups, start=1):
+            matrix[row, list(organ)] = True
+        return matrix
+
+    def table(self, raw_labels: Mapping[int, str], *, where: str) -> LabelTable:
+        """The translation from a site's raw label values to channels; validates every name and value."""
+        values = {0: 0}
+        for raw, name in raw_labels.items():
+            if not 0 <= raw <= MAX_RAW_VALUE:
+                raise ConfigError(
+                    where=where,
+                    field="labels",
+                    got=raw,
+                    expected=f"a label value from 0 to {MAX_RAW_VALUE}",
+                    remedy="Label values are the integers stored in the label files.",
+                )
+            channel = self.index(name, where=where)
+            if raw == 0 and channel != 0:
+                raise ConfigError(
+                    where=where,
+                    field="labels.0",
+                    got=name,
+                    expected="background",
+                    remedy="Value 0 means 'none of the annotated classes' in every label file.",
+                )
+            values[raw] = channel
+        mask = self.labelled_mask(raw_labels.values(), where=where)
+        return LabelTable(values=tuple(sorted(values.items())), labelled=self.names(mask), num_channels=len(mask))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """Raw label values of one site -> channels of the label space."""
+
+    values: tuple[tuple[int, int], ...]
+    labelled: tuple[str, ...]
+    num_channels: int
+
+    def unknown(self, raw: np.ndarray) -> list[int | float]:
+        """Values present in ``raw`` that the table does not name (non-integers included)."""
+        found = np.unique(raw)
+        return [v.item() for v in found if v.item() not in dict(self.values)]
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """Translate raw label values (any shape, integers) to uint8 channels. Unknown values raise."""
+        if unknown := self.unknown(raw):
+            raise ConfigError(
+                where="label file",
+                field="values",
+                got=unknown,
+                expected=f"values {[v for v, _ in self.values]}",
+                remedy="Name each value in the site file under 'labels'.",
+            )
+        lookup = np.zeros(int(max(v for v, _ in self.values)) + 1, dtype=np.uint8)
+        for value, channel in self.values:
+            lookup[value] = channel
+        return lookup[raw.astype(np.int64)]
+
+
+def _space_error(field: str, got: object, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where="label space", field=field, got=got, expected=expected, remedy=remedy)

@@ -1,0 +1,76 @@
+"""What a federated method is: an objective for the local steps of one round.
+
+A method is composed from losses, never derived from a trainer. The server part of a method
+(aggregation, server optimiser) is configured in the job's JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, get_args
+
+from torch import Tensor
+
+from fedpartial.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """The objective (scalar with gradient) and its parts for the record."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundContext:
+    """What the server says about this round, and the organ groups (bool (G, C)) of the label space."""
+
+    round_number: int
+    num_rounds: int
+    groups: Tensor
+
+
+class Method(Protocol):
+    """The objective of a method; built by FLARE from ``args.method`` of the job's JSON."""
+
+    def needs_teacher(self, context: RoundContext) -> bool:
+        """Whether this round's loss looks at the frozen global model."""
+
+    def loss(
+        self,
+        outputs: Sequence[Tensor],
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        labelled: Tensor,
+        context: RoundContext,
+    ) -> LossTerms:
+        """The objective of one batch.
+
+        Args:
+            outputs: logits (N, C, H, W, D) of every head, full resolution first.
+            teacher_logits: (N, C, H, W, D) of the global model, or None where not needed.
+            labels: (N, H, W, D) channels.
+            labelled: bool (N, C).
+            context: round and groups.
+        """
+
+
+def linear_ramp(start: float, end: float, round_number: int, num_rounds: int) -> float:
+    """Linear over rounds 0..R-1; the end value when there is one round (METHODS 1.3)."""
+    if num_rounds <= 1:
+        return end
+    return start + (end - start) * round_number / (num_rounds - 1)
+
+
+def check_choice(field: str, value: object, choices: object) -> None:
+    """Raise ConfigError unless ``value`` is one of a Literal's values; JSON has no types to do it."""
+    if value not in get_args(choices):
+        raise ConfigError(
+            where="job",
+            field=f"args.method.{field}",
+            got=value,
+            expected=f"one of {', '.join(get_args(choices))}",
+            remedy="Correct it in config_fed_client.json.",
+        )

@@ -1,0 +1,158 @@
+"""Presets: everything a federation agrees on before it trains, as frozen values.
+
+A preset owns the label space, the voxel grid, the intensity window, the patch, the network and the
+optimisation constants. Jobs name a preset; sites never repeat what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from fedpartial.errors import ConfigError
+from fedpartial.labels import LabelSpace, Organ
+
+ABDOMEN = LabelSpace(
+    organs=(
+        Organ(name="liver", lesions=("liver_tumor",)),
+        Organ(name="spleen"),
+        Organ(name="pancreas", lesions=("pancreas_tumor",)),
+        Organ(name="kidney", lesions=("kidney_tumor",)),
+    )
+)
+"""The eight channels of ConDistFL (METHODS section 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """MONAI DynUNet: one entry of kernels, strides and filters per level."""
+
+    kernels: tuple[tuple[int, int, int], ...]
+    strides: tuple[tuple[int, int, int], ...]
+    filters: tuple[int, ...]
+    deep_supervision_heads: int
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs in training: the full-resolution head and the deep-supervision heads."""
+        return 1 + self.deep_supervision_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """SGD with Nesterov momentum; the learning rate follows a cosine over all local steps (METHODS 1.4)."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    min_lr: float
+    clip_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What all sites of a federation share.
+
+    spacing_mm is along the R, A, S axes of the canonical grid; patch is in voxels of that grid (H W D);
+    intensities are clipped to window_hu, then (x - normalise_subtract) / normalise_divide. num_rounds and
+    local_steps are what the preset was sized for; a job states its own. cpu_threads fixes torch's threads
+    on CPU sites, so that sums do not depend on how many sites share the machine; None leaves torch's choice.
+    """
+
+    name: str
+    label_space: LabelSpace
+    spacing_mm: tuple[float, float, float]
+    window_hu: tuple[float, float]
+    normalise_subtract: float
+    normalise_divide: float
+    patch: tuple[int, int, int]
+    volumes_per_batch: int
+    patches_per_volume: int
+    foreground_fraction: float
+    augmentation: Literal["none", "light", "condistfl"]
+    overlap: float
+    network: NetworkConfig
+    optimizer: OptimizerConfig
+    num_rounds: int
+    local_steps: int
+    cpu_threads: int | None
+
+    @property
+    def air(self) -> float:
+        """Normalised intensity of air (the window's lower end), used for padding."""
+        return (self.window_hu[0] - self.normalise_subtract) / self.normalise_divide
+
+    def as_dict(self) -> dict:
+        """Plain values, for reports and for keys of the case store."""
+        return asdict(self)
+
+
+_LEVELS = 4
+PHANTOM = Preset(
+    name="phantom",
+    label_space=ABDOMEN,
+    spacing_mm=(5.0, 5.0, 5.0),
+    window_hu=(-54.0, 258.0),
+    normalise_subtract=100.0,
+    normalise_divide=50.0,
+    patch=(48, 48, 32),
+    volumes_per_batch=2,
+    patches_per_volume=1,
+    foreground_fraction=2 / 3,
+    augmentation="light",
+    overlap=0.5,
+    network=NetworkConfig(
+        kernels=((3, 3, 3),) * _LEVELS,
+        strides=((1, 1, 1),) + ((2, 2, 2),) * (_LEVELS - 1),
+        filters=(8, 16, 32, 64),
+        deep_supervision_heads=1,
+    ),
+    optimizer=OptimizerConfig(lr=5e-2, momentum=0.9, weight_decay=1e-5, min_lr=1e-4, clip_norm=1.0),
+    num_rounds=12,
+    local_steps=40,
+    cpu_threads=1,
+)
+
+_PAPER_LEVELS = 6
+ABDOMEN_PAPER = Preset(
+    name="abdomen",
+    label_space=ABDOMEN,
+    spacing_mm=(1.44423774, 1.44423774, 2.87368553),
+    window_hu=(-54.0, 258.0),
+    normalise_subtract=100.0,
+    normalise_divide=50.0,
+    patch=(224, 224, 64),
+    volumes_per_batch=2,
+    patches_per_volume=2,
+    foreground_fraction=2 / 3,
+    augmentation="condistfl",
+    overlap=0.5,
+    network=NetworkConfig(
+        kernels=((3, 3, 1),) + ((3, 3, 3),) * (_PAPER_LEVELS - 1),
+        strides=((1, 1, 1), (2, 2, 1)) + ((2, 2, 2),) * (_PAPER_LEVELS - 2),
+        filters=(32, 64, 128, 256, 320, 320),
+        deep_supervision_heads=3,
+    ),
+    optimizer=OptimizerConfig(lr=1e-2, momentum=0.99, weight_decay=1e-5, min_lr=1e-7, clip_norm=1.0),
+    num_rounds=120,
+    local_steps=1000,
+    cpu_threads=None,
+)
+
+PRESETS = {preset.name: preset for preset in (PHANTOM, ABDOMEN_PAPER)}
+
+
+def get_preset(name: str, *, merge_lesions: bool = False) -> Preset:
+    """The preset of that name; with ``merge_lesions`` its label space has organs only."""
+    if name not in PRESETS:
+        raise ConfigError(
+            where="job",
+            field="preset",
+            got=name,
+            expected=f"one of {', '.join(PRESETS)}",
+            remedy="Correct the job's 'preset'.",
+        )
+    preset = PRESETS[name]
+    if merge_lesions:
+        return replace(preset, label_space=replace(preset.label_space, merge_lesions=True))
+    return preset

@@ -1,0 +1,74 @@
+"""Global models on disk: safetensors with what is needed to use them, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+import fedpartial
+from fedpartial.errors import ConfigError
+from fedpartial.networks.canonical import describe_mismatch
+from fedpartial.training.checkpoint import read_tensors, write_tensors
+from fedpartial.training.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Where a model comes from; ``round_number`` counts finished rounds, val_dice None if not scored."""
+
+    plan: dict
+    classes: tuple[str, ...]
+    round_number: int
+    val_dice: float | None = None
+    version: str = fedpartial.__version__
+
+
+def model_info(plan: Plan, round_number: int, val_dice: float | None = None) -> ModelInfo:
+    return ModelInfo(
+        plan=plan.to_dict(),
+        classes=plan.config.label_space.channels,
+        round_number=round_number,
+        val_dice=val_dice,
+    )
+
+
+def save_model(path: Path, weights: Mapping[str, np.ndarray], info: ModelInfo) -> None:
+    """Write a model atomically; ``weights`` is a canonical state."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    write_tensors(path, tensors, {"fedpartial": json.dumps(asdict(info))})
+
+
+def load_model(path: Path) -> tuple[dict[str, np.ndarray], ModelInfo]:
+    """Weights and origin of a model file; ConfigError for anything else."""
+    try:
+        tensors, metadata = read_tensors(path)
+        info = json.loads(metadata["fedpartial"])
+        info["classes"] = tuple(info["classes"])
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, ModelInfo(**info)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            where=str(path),
+            field="(file)",
+            got=f"{type(error).__name__}: {error}",
+            expected="a model written by this project (safetensors)",
+            remedy="Give the path of a global_model.safetensors.",
+        ) from error
+
+
+def check_fits(path: Path, weights: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Raise ConfigError when a loaded model does not fit the network of this run."""
+    problem = describe_mismatch({name: value.shape for name, value in expected.items()}, weights)
+    if problem:
+        raise ConfigError(
+            where=str(path),
+            field="tensors",
+            got=problem,
+            expected="the tensors of this run's network",
+            remedy="Start from a model of the same preset and label space.",
+        )

@@ -1,0 +1,110 @@
+"""What the server remembers of a run, round by round, for progress lines, model selection and the report.
+
+Plain Python. ``val_dice`` of a round is the score of the model that the round produced: sites measure it
+at the start of the next round, and the final evaluation measures it for the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SITE_FIELDS = ("loss", "val_dice", "seconds", "bytes_up", "bytes_down")
+
+
+def macro_dice(by_site: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Mean over classes of the mean over sites that scored the class; None when nothing was scored.
+
+    With the ConDistFL sites this is the paper's selection rule (METHODS 1.4: macro mean of the classes).
+    """
+    classes = sorted({name for scores in by_site.values() for name in scores})
+    means = []
+    for name in classes:
+        values = [by_site[site][name] for site in sorted(by_site) if name in by_site[site]]
+        means.append(sum(values) / len(values))
+    return sum(means) / len(means) if means else None
+
+
+@dataclass(kw_only=True)
+class Round:
+    """One round: what each site sent and how the model it produced scored."""
+
+    number: int
+    started: float
+    seconds: float = 0.0
+    sites: dict[str, dict] = field(default_factory=dict)
+    val_dice: float | None = None
+    site_dice: dict[str, float | None] = field(default_factory=dict)
+
+
+class RunHistory:
+    """Collects rounds and remembers the best model so far."""
+
+    def __init__(self, num_rounds: int):
+        self.num_rounds = num_rounds
+        self.rounds: list[Round] = []
+        self.best_dice: float | None = None
+        self.best_round: int | None = None
+        self.facts: dict[str, dict] = {}
+        self.first_facts: dict[str, dict] = {}
+        self._started = time.monotonic()
+
+    def start_round(self, number: int) -> None:
+        self.rounds.append(Round(number=number, started=time.monotonic()))
+
+    def add_update(self, site: str, metrics: Mapping, bytes_up: int) -> None:
+        """One site's metrics of the current round; its val_dice is the score of the previous round's model."""
+        self.rounds[-1].sites[site] = {**metrics, "bytes_up": bytes_up}
+        self.facts[site] = {k: metrics[k] for k in ("device", "precision", "source", "setup_seconds", "num_training")}
+        self.first_facts.setdefault(site, self.facts[site])
+
+    def score_incoming(self) -> float | None:
+        """Score of the model that the current round started from, once its sites have answered."""
+        scores = {site: m["val_dice"] for site, m in self.rounds[-1].sites.items() if m["val_dice"]}
+        if len(self.rounds) < 2 or not scores:
+            return None
+        return self.set_score(self.rounds[-2], scores)
+
+    def set_score(self, scored: Round, by_site: Mapping[str, Mapping[str, float]]) -> float | None:
+        scored.val_dice = macro_dice(by_site)
+        scored.site_dice = {site: sum(s.values()) / len(s) if s else None for site, s in by_site.items()}
+        return scored.val_dice
+
+    def is_best(self, dice: float | None, round_number: int) -> bool:
+        """Remember and report whether this score is the best so far; the later model wins a tie."""
+        if dice is None or (self.best_dice is not None and dice < self.best_dice):
+            return False
+        self.best_dice, self.best_round = dice, round_number
+        return True
+
+    def finish_round(self) -> float:
+        current = self.rounds[-1]
+        current.seconds = time.monotonic() - current.started
+        return current.seconds
+
+    def remaining_seconds(self, sites_per_round: int) -> float | None:
+        """Time left at the pace so far, counted in site updates."""
+        done = sum(len(r.sites) for r in self.rounds)
+        total = self.num_rounds * max(sites_per_round, 1)
+        if not done:
+            return None
+        return (time.monotonic() - self._started) * max(total - done, 0) / done
+
+    def report_rounds(self) -> list[dict]:
+        """The 'rounds' of report.json (rounds count from 1)."""
+        return [self._report_round(r) for r in self.rounds]
+
+    def _report_round(self, r: Round) -> dict:
+        sites = {}
+        for site, metrics in sorted(r.sites.items()):
+            values = {**metrics, "val_dice": r.site_dice.get(site)}
+            sites[site] = {name: values[name] for name in SITE_FIELDS}
+        return {
+            "round": r.number + 1,
+            "seconds": r.seconds,
+            "bytes_up": sum(s["bytes_up"] for s in sites.values()),
+            "bytes_down": sum(s["bytes_down"] for s in sites.values()),
+            "val_dice": r.val_dice,
+            "sites": sites,
+        }

@@ -1,0 +1,61 @@
+"""A site's training state on disk: what must survive a new process for every round.
+
+Tensors and JSON only (safetensors), written to a temporary name and renamed, so that a crash leaves
+the previous state readable. The two latest rounds are kept: a round that is asked for again starts
+from the state before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PATTERN = "after_round_{:05d}.safetensors"
+KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteState:
+    """Optimiser tensors by name and plain values (JSON)."""
+
+    tensors: dict[str, Tensor]
+    values: dict
+
+
+def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
+    """Write the state after ``round_number`` and drop all but the two latest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PATTERN.format(round_number)
+    write_tensors(path, state.tensors, {"values": json.dumps(state.values)})
+    for old in sorted(folder.glob("after_round_*.safetensors"))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load_state_before(folder: Path, round_number: int) -> SiteState | None:
+    """The latest state written before ``round_number``, or None for a site that starts."""
+    earlier = [p for p in sorted(folder.glob("after_round_*.safetensors")) if p.name < PATTERN.format(round_number)]
+    if not earlier:
+        return None
+    tensors, metadata = read_tensors(earlier[-1])
+    return SiteState(tensors=tensors, values=json.loads(metadata["values"]))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Atomic safetensors file: readers see the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

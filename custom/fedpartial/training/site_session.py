@@ -1,0 +1,152 @@
+"""One site at work: its configuration, its prepared data, its trainer. Plain torch, no FLARE.
+
+Opening a session is where everything wrong with a site is found, before any training.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedpartial.data.preprocess import load_image, load_label
+from fedpartial.data.store import prepare_cases
+from fedpartial.data.stored_case import StoredCase
+from fedpartial.evaluation.metrics import CaseScores, score_case
+from fedpartial.methods.base import Method
+from fedpartial.networks.canonical import load_canonical
+from fedpartial.networks.dynunet import build_network
+from fedpartial.phantom import ensure_phantom
+from fedpartial.sites import SiteConfig
+from fedpartial.training.evaluator import predict_on_original_grid, quick_dice
+from fedpartial.training.local_trainer import LocalTrainer, RoundResult
+from fedpartial.training.memory import keep_freed_memory
+from fedpartial.training.plan import Plan
+from fedpartial.training.precision import select_precision
+
+SPLITS = ("training", "validation", "testing")
+log = logging.getLogger(__name__)
+
+
+class SiteSession:
+    """Everything one site needs to take part in a run of ``plan``."""
+
+    def __init__(
+        self,
+        *,
+        site: SiteConfig,
+        plan: Plan,
+        method: Method | None,
+        state_dir: Path,
+        on_step: Callable[[int, float], None] | None = None,
+    ):
+        started = time.monotonic()
+        self.site, self.plan, self.preset = site, plan, plan.config
+        if self.preset.cpu_threads:
+            torch.set_num_threads(self.preset.cpu_threads)
+        self.precision = select_precision(site.device, where=site.where)
+        keep_freed_memory()
+        self.table = self.preset.label_space.table(site.labels, where=site.where)
+        if site.source == "phantom":
+            ensure_phantom(site.data_root.parent, site.name, progress=self._progress("phantom case"))
+        self.cases = prepare_cases(site, self.preset, splits=SPLITS, progress=self._progress("prepared case")).cases
+        self.setup_seconds = time.monotonic() - started
+        self._method, self._state_dir, self._on_step = method, state_dir, on_step
+        self._trainer: LocalTrainer | None = None
+        self._network: nn.Module | None = None
+
+    def split(self, name: str) -> list[StoredCase]:
+        """The cases of one split that have labels."""
+        return [case for case in self.cases[name] if case.label is not None]
+
+    @property
+    def scored_cases(self) -> list[StoredCase]:
+        """What final scores are computed on: the test cases, or the validation cases of a site without."""
+        return self.split("testing") or self.split("validation")
+
+    def _progress(self, what: str) -> Callable[..., None]:
+        last = 0.0
+
+        def report(done: int, total: int, *_: object) -> None:
+            nonlocal last
+            if time.monotonic() - last > 2 or done == total:
+                last = time.monotonic()
+                log.info("%s: %s %d of %d", self.site.name, what, done, total)
+
+        return report
+
+    @property
+    def trainer(self) -> LocalTrainer:
+        if self._trainer is None:
+            self._trainer = LocalTrainer(
+                preset=self.preset,
+                method=self._method,
+                cases=self.split("training"),
+                site=self.site.name,
+                seed=self.plan.seed,
+                schedule=self.plan.schedule,
+                precision=self.precision,
+                state_dir=self._state_dir,
+                num_workers=self.site.num_workers,
+                on_step=self._on_step,
+            )
+        return self._trainer
+
+    def train(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
+        """One round of local steps (LocalTrainer.run_round)."""
+        return self.trainer.run_round(weights, round_number, stop)
+
+    def validate(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Mean Dice per labelled class of a model on the validation cases."""
+        return quick_dice(self._loaded(weights), self.split("validation"), self.preset, self.precision, stop)
+
+    def score(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> list[CaseScores]:
+        """Full scores of a model on the test cases, on their original grid.
+
+        A site without test cases is scored on its validation cases.
+        """
+        network = self._loaded(weights)
+        scores = []
+        for case in self.scored_cases:
+            if stop():
+                break
+            scores.append(self.score_prediction(case, self._predict(network, case)))
+        return scores
+
+    def predict(self, weights: Mapping[str, Tensor], case: StoredCase) -> np.ndarray:
+        """Channels (uint8) of one case on the grid of its image file."""
+        return self._predict(self._loaded(weights), case)
+
+    def _predict(self, network: nn.Module, case: StoredCase) -> np.ndarray:
+        return predict_on_original_grid(network, case, self.preset, self.precision)
+
+    def score_prediction(self, case: StoredCase, prediction: np.ndarray) -> CaseScores:
+        """Scores of one predicted case against its label file."""
+        return score_case(
+            prediction,
+            self.reference(case),
+            spacing_mm=np.linalg.norm(case.original_affine[:3, :3], axis=0),
+            space=self.preset.label_space,
+            labelled=case.labelled,
+        )
+
+    def reference(self, case: StoredCase) -> np.ndarray:
+        """The label file of a case as channels (uint8), on its own grid."""
+        return self.table.apply(load_label(case.label_path).array)
+
+    def image(self, case: StoredCase) -> np.ndarray:
+        """The image file of a case in HU, on its own grid."""
+        return load_image(case.image_path).array
+
+    def _loaded(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The evaluation network with these weights; the trainer's own network is left alone."""
+        if self._network is None:
+            network = build_network(self.preset, seed=0)
+            self._network = network.to(self.precision.device, memory_format=torch.channels_last_3d).eval()
+        load_canonical(self._network, weights)
+        return self._network

@@ -1,0 +1,87 @@
+"""Augmentation is deterministic, changes intensities, and moves the label only together with the image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedpartial.data.augment import LEVELS, augment
+from fedpartial.data.sampler import Batch
+
+LEVELS_THAT_CHANGE = ("light", "condistfl")
+
+
+def batch_of(count: int = 2, shape=(10, 9, 8)) -> Batch:
+    rng = np.random.default_rng(0)
+    label = torch.from_numpy(rng.integers(0, 8, (count, *shape)))
+    image = torch.from_numpy(rng.uniform(-3, 3, (count, 1, *shape)).astype(np.float32))
+    return Batch(image=image, label=label, labelled=torch.ones(count, 8, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_same_generator_same_batch_and_the_input_stays_as_it_was(preset, level):
+    preset, batch = replace(preset, augmentation=level), batch_of()
+    before = batch.image.clone()
+    first, second = (augment(batch, preset, np.random.default_rng(5)) for _ in range(2))
+    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.label, second.label)
+    assert torch.equal(batch.image, before)
+    assert type(first.image) is torch.Tensor
+    assert (first.image.shape, first.image.dtype) == (batch.image.shape, torch.float32)
+
+
+@pytest.mark.parametrize("level", LEVELS_THAT_CHANGE)
+def test_other_generators_give_other_images(preset, level):
+    preset, batch = replace(preset, augmentation=level), batch_of()
+    images = [augment(batch, preset, np.random.default_rng(seed)).image for seed in range(4)]
+    assert not any(torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
+    assert all(torch.isfinite(image).all() for image in images)
+
+
+def test_none_is_none(preset):
+    batch = batch_of()
+    assert augment(batch, replace(preset, augmentation="none"), np.random.default_rng(0)) is batch
+
+
+def test_light_leaves_the_label_and_stays_near_the_image(preset):
+    """A smooth image: noise of at most 0.1 averages out, the rest shifts by at most a few tenths."""
+    batch = replace(batch_of(), image=torch.linspace(-3, 3, 10)[None, None, :, None, None].expand(2, 1, 10, 9, 8))
+    for seed in range(10):
+        light = augment(batch, preset, np.random.default_rng(seed))
+        assert light.label is batch.label
+        assert (light.image.mean((-1, -2)) - batch.image.mean((-1, -2))).abs().max() < 0.9
+
+
+def test_condistfl_flips_image_and_label_together(preset, monkeypatch):
+    """Without its intensity part: the image that equals its label still does, in one of eight ways."""
+    monkeypatch.setattr("fedpartial.data.augment._condistfl_intensities", lambda: NoIntensities())
+    batch = batch_of()
+    batch = replace(batch, image=batch.label[:, None].float())
+    outcomes = set()
+    for seed in range(60):
+        flipped = augment(batch, replace(preset, augmentation="condistfl"), np.random.default_rng(seed))
+        assert torch.equal(flipped.image[:, 0], flipped.label.float())
+        ways = [tuple(a for a in range(3) if way >> a & 1) for way in range(8)]
+        outcomes |= {way for way in ways if torch.equal(flipped.label[0], batch.label[0].flip(way))}
+    assert len(outcomes) == 8
+
+
+def test_condistfl_keeps_the_values_of_the_label(preset):
+    batch = batch_of()
+    for seed in range(20):
+        label = augment(batch, replace(preset, augmentation="condistfl"), np.random.default_rng(seed)).label
+        assert label.dtype == torch.int64
+        for ours, given in zip(label, batch.label, strict=True):
+            assert torch.equal(ours.unique(return_counts=True)[1], given.unique(return_counts=True)[1])
+
+
+class NoIntensities:
+    """Stands in for MONAI's Compose."""
+
+    def set_random_state(self, seed: int) -> None: ...
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image

@@ -1,0 +1,187 @@
+"""Voxels end up where they are in the patient, there and back; labels stay labels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_hospital import write_nifti
+
+from fedpartial.data.preprocess import (
+    Volume,
+    load_image,
+    load_label,
+    prepared_grid,
+    preprocess_image,
+    preprocess_label,
+    restore_logits,
+)
+from fedpartial.presets import ABDOMEN, PHANTOM
+
+TABLE = ABDOMEN.table({1: "spleen", 4: "liver"}, where="test")
+SPLEEN, LIVER = ABDOMEN.index("spleen"), ABDOMEN.index("liver")
+
+
+def rotated(affine: np.ndarray) -> np.ndarray:
+    """Turned by 20 degrees about S and 10 degrees about R, in mm."""
+    a, b = np.deg2rad(20), np.deg2rad(10)
+    about_s = np.array([[np.cos(a), -np.sin(a), 0, 0], [np.sin(a), np.cos(a), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    about_r = np.array([[1, 0, 0, 0], [0, np.cos(b), -np.sin(b), 0], [0, np.sin(b), np.cos(b), 0], [0, 0, 0, 1]])
+    return about_s @ about_r @ affine
+
+
+def affine_of(columns: list[tuple[int, float]], origin=(-31.0, 17.0, 250.0)) -> np.ndarray:
+    """Voxel axis i runs along mm axis columns[i][0] with that many mm a voxel."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (world, size) in enumerate(columns):
+        affine[world, axis] = size
+    affine[:3, 3] = origin
+    return affine
+
+
+RAS = affine_of([(0, 1.7), (1, 2.1), (2, 3.3)])
+LPS = affine_of([(0, -1.7), (1, -2.1), (2, 3.3)])
+PERMUTED = affine_of([(2, -3.3), (0, 1.7), (1, -2.1)])
+AFFINES = {"RAS": RAS, "LPS": LPS, "permuted": PERMUTED, "oblique": rotated(LPS), "oblique permuted": rotated(PERMUTED)}
+FINER_AND_COARSER = {"finer": (1.0, 1.3, 1.9), "coarser": (2.6, 2.9, 4.2), "mixed": (2.5, 1.5, 3.3)}
+
+
+def coordinates(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """mm (H W D 3) of every voxel centre."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def ellipsoid(shape: tuple[int, ...], affine: np.ndarray, centre: np.ndarray, radii=(13.0, 15.0, 19.0)) -> np.ndarray:
+    return (((coordinates(shape, affine) - centre) / radii) ** 2).sum(-1) < 1
+
+
+def centroid(weights: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    return (coordinates(weights.shape, affine) * weights[..., None]).sum((0, 1, 2)) / weights.sum()
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def scene(affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:
+    """A shape and an off-centre point (mm) inside of it."""
+    shape = (28, 26, 24)
+    return shape, affine[:3, :3] @ [14.2, 10.7, 11.9] + affine[:3, 3]
+
+
+@pytest.mark.parametrize("spacing", FINER_AND_COARSER.values(), ids=FINER_AND_COARSER)
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_a_blob_stays_where_it_is_in_mm(affine, spacing):
+    shape, centre = scene(affine)
+    blob = np.exp(-(((coordinates(shape, affine) - centre) / 6) ** 2).sum(-1)).astype(np.float32)
+    preset = replace(PHANTOM, spacing_mm=spacing, window_hu=(0, 1), normalise_subtract=0, normalise_divide=1)
+    prepared = preprocess_image(Volume(array=blob, affine=affine), preset)
+    moved = np.linalg.norm(centroid(prepared.array, prepared.affine) - centroid(blob, affine))
+    assert moved < 0.15 * min(spacing)
+
+
+@pytest.mark.parametrize("spacing", FINER_AND_COARSER.values(), ids=FINER_AND_COARSER)
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_a_label_survives_the_round_trip(affine, spacing):
+    shape, centre = scene(affine)
+    original = ellipsoid(shape, affine, centre)
+    preset = replace(PHANTOM, spacing_mm=spacing)
+    prepared = preprocess_label(Volume(array=original.astype(np.uint8), affine=affine), TABLE, preset)
+    grid = prepared_grid(shape, affine, spacing)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(prepared).long(), 8).permute(3, 0, 1, 2).float()
+    restored = restore_logits(logits, grid.affine, shape, affine)
+    assert restored.dtype == np.uint8
+    assert set(np.unique(restored)) == {0, SPLEEN}
+    assert dice(restored == SPLEEN, original) > 0.9
+    moved = centroid(restored == SPLEEN, np.eye(4)) - centroid(original, np.eye(4))
+    assert np.linalg.norm(moved) < 0.5
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_the_prepared_grid_is_canonical_has_the_spacing_and_covers_the_scan(affine):
+    shape, spacing = (26, 24, 22), (2.5, 1.5, 3.0)
+    grid = prepared_grid(shape, affine, spacing)
+    np.testing.assert_allclose(np.linalg.norm(grid.affine[:3, :3], axis=0), spacing)
+    assert (np.abs(grid.affine[:3, :3]).argmax(axis=0) == [0, 1, 2]).all()
+    assert (np.diag(grid.affine)[:3] > 0).all()
+    corners = np.array([(*c, 1) for c in itertools.product(*((-0.5, n - 0.5) for n in shape))])
+    inside = np.linalg.solve(grid.affine, affine @ corners.T)[:3].T
+    assert (inside >= -0.5 - 0.02).all()
+    assert (inside <= np.array(grid.shape) - 0.5 + 0.02).all()
+
+
+def test_a_scan_already_on_the_grid_is_only_normalised():
+    rng, affine = np.random.default_rng(0), affine_of([(0, 5), (1, 5), (2, 5)])
+    array = rng.uniform(-200, 400, (9, 8, 7)).astype(np.float32)
+    prepared = preprocess_image(Volume(array=array, affine=affine), PHANTOM)
+    np.testing.assert_allclose(prepared.affine, affine)
+    np.testing.assert_allclose(prepared.array, (np.clip(array, -54, 258) - 100) / 50, atol=1e-4)
+
+
+def test_linear_interpolation_by_hand():
+    """Voxels of 2 mm at 0 and 100 HU become four of 1 mm: the centres lie at -0.25, 0.25, 0.75 and 1.25."""
+    array = np.array([0.0, 100.0], dtype=np.float32).reshape(2, 1, 1)
+    preset = replace(PHANTOM, spacing_mm=(1, 2, 2), window_hu=(-1, 101), normalise_subtract=0, normalise_divide=1)
+    prepared = preprocess_image(Volume(array=array, affine=np.diag([2.0, 2, 2, 1])), preset)
+    np.testing.assert_allclose(prepared.array.ravel(), [0, 25, 75, 100], atol=1e-4)
+    np.testing.assert_allclose(prepared.affine[:3, 3], [-0.5, 0, 0])
+
+
+def test_labels_are_nearest_neighbours_and_images_are_not():
+    """Between the raw values 0, 1 and 4 there is no 2: an interpolated label would invent a liver tumour."""
+    rng = np.random.default_rng(1)
+    raw = rng.choice([0, 1, 4], (12, 12, 12)).astype(np.int16)
+    volume, preset = Volume(array=raw, affine=RAS), replace(PHANTOM, spacing_mm=(1.1, 1.2, 1.3))
+    label = preprocess_label(volume, TABLE, preset)
+    assert label.dtype == np.uint8
+    assert set(np.unique(label)) == {0, SPLEEN, LIVER}
+    image = preprocess_image(volume, replace(preset, window_hu=(0, 4), normalise_subtract=0, normalise_divide=1)).array
+    assert label.shape == image.shape
+    assert np.unique(image).size > 100
+
+
+def test_the_running_argmax_equals_the_plain_one():
+    """On the same grid nothing is interpolated; slabs of rows do not show."""
+    logits = torch.randn(8, 7, 6, 5, generator=torch.Generator().manual_seed(0))
+    restored = restore_logits(logits, RAS, (7, 6, 5), RAS)
+    np.testing.assert_array_equal(restored, logits.argmax(0).numpy())
+    half = restore_logits(logits.half(), RAS, (7, 6, 5), RAS)
+    np.testing.assert_array_equal(half, restored)
+
+
+def test_small_slabs_change_nothing(monkeypatch):
+    logits = torch.randn(3, 7, 6, 5, generator=torch.Generator().manual_seed(0))
+    whole = restore_logits(logits, rotated(LPS), (20, 10, 15), LPS)
+    monkeypatch.setattr("fedpartial.data.geometry.SLAB_VOXELS", 1)
+    np.testing.assert_array_equal(restore_logits(logits, rotated(LPS), (20, 10, 15), LPS), whole)
+
+
+def test_outside_of_the_prepared_grid_is_background():
+    logits = torch.zeros(2, 4, 4, 4)
+    logits[1] = 1
+    restored = restore_logits(logits, np.eye(4), (10, 4, 4), np.eye(4))
+    assert (restored[:4] == 1).all()
+    assert (restored[4:] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 20, 20), (30, 2, 1)])
+def test_thin_volumes(shape):
+    array = np.full(shape, 50, dtype=np.float32)
+    prepared = preprocess_image(Volume(array=array, affine=LPS), PHANTOM)
+    assert min(prepared.array.shape) >= 1
+    np.testing.assert_allclose(prepared.array, (50 - 100) / 50, rtol=1e-6)
+    assert restore_logits(torch.ones(2, *prepared.array.shape), prepared.affine, shape, LPS).shape == shape
+
+
+def test_files_are_read_in_hu_and_as_stored(tmp_path):
+    image = load_image(write_nifti(tmp_path / "i.nii.gz", np.arange(24, dtype=">i2").reshape(2, 3, 4), LPS))
+    assert image.array.dtype == np.float32
+    np.testing.assert_allclose(image.affine, LPS, atol=1e-5)
+    assert image.array[1, 2, 3] == 23
+    label = load_label(write_nifti(tmp_path / "l.nii", np.full((2, 2, 2), 1.5, dtype=np.float32)))
+    assert label.array[0, 0, 0] == 1.5

@@ -1,0 +1,138 @@
+"""Presets against the values of METHODS 1.4 and 1.5, and against what every preset promises."""
+
+import json
+from dataclasses import FrozenInstanceError
+from math import prod
+
+import pytest
+
+from fedpartial.errors import ConfigError
+from fedpartial.presets import PRESETS, get_preset
+
+
+@pytest.fixture(params=PRESETS)
+def preset(request):
+    return get_preset(request.param)
+
+
+def test_the_presets_of_the_house_exist():
+    assert {"phantom", "abdomen"} <= set(PRESETS)
+
+
+def test_a_preset_is_found_under_its_own_name(preset):
+    assert PRESETS[preset.name] is preset
+
+
+def test_a_preset_cannot_be_changed(preset):
+    with pytest.raises(FrozenInstanceError):
+        preset.patch = (1, 1, 1)
+    with pytest.raises(FrozenInstanceError):
+        preset.network.filters = ()
+    with pytest.raises(FrozenInstanceError):
+        preset.optimizer.lr = 1.0
+
+
+def test_the_network_has_one_entry_per_level_and_more_levels_than_heads(preset):
+    network = preset.network
+    assert len(network.kernels) == len(network.strides) == len(network.filters)
+    assert 0 <= network.deep_supervision_heads < len(network.filters) - 1
+    assert network.num_outputs == 1 + network.deep_supervision_heads
+    assert network.strides[0] == (1, 1, 1), "the first level keeps full resolution"
+
+
+def test_the_patch_can_be_halved_as_often_as_the_network_does(preset):
+    for axis, size in enumerate(preset.patch):
+        assert size % prod(stride[axis] for stride in preset.network.strides) == 0
+
+
+def test_values_are_physically_possible(preset):
+    assert preset.window_hu[0] < preset.window_hu[1]
+    assert preset.normalise_divide > 0
+    assert all(step > 0 for step in preset.spacing_mm)
+    assert 0 <= preset.overlap < 1
+    assert 0 <= preset.foreground_fraction <= 1
+    assert preset.volumes_per_batch >= 1
+    assert preset.patches_per_volume >= 1
+    assert preset.num_rounds >= 1
+    assert preset.local_steps >= 1
+    assert 0 <= preset.optimizer.momentum < 1
+    assert 0 < preset.optimizer.min_lr < preset.optimizer.lr
+
+
+def test_air_is_the_normalised_lower_end_of_the_window(preset):
+    low, _ = preset.window_hu
+    assert preset.air == pytest.approx((low - preset.normalise_subtract) / preset.normalise_divide)
+    assert preset.air < 0, "zero would be +100 HU, soft tissue (METHODS U16)"
+
+
+def test_as_dict_is_json_and_tells_presets_apart(preset):
+    written = json.dumps(preset.as_dict(), sort_keys=True)
+    assert json.loads(written)["name"] == preset.name
+    merged = get_preset(preset.name, merge_lesions=True)
+    assert json.dumps(merged.as_dict(), sort_keys=True) != written
+
+
+def test_merged_lesions_change_the_label_space_only(preset):
+    merged = get_preset(preset.name, merge_lesions=True)
+    assert merged.label_space.merge_lesions
+    assert merged.label_space.organs == preset.label_space.organs
+    assert merged.label_space.lesions == ()
+    differing = {key for key, value in merged.as_dict().items() if value != preset.as_dict()[key]}
+    assert differing == {"label_space"}
+    assert not get_preset(preset.name).label_space.merge_lesions, "the registered preset is left alone"
+
+
+@pytest.mark.parametrize("name", ["Phantom", "", "nope"])
+def test_an_unknown_preset_is_refused_with_the_known_ones(name):
+    with pytest.raises(ConfigError) as caught:
+        get_preset(name)
+    message = str(caught.value)
+    for part in ("preset", repr(name), caught.value.expected, caught.value.remedy, *PRESETS):
+        assert part in message
+
+
+def test_abdomen_is_the_condistfl_paper():
+    abdomen = get_preset("abdomen")
+    assert abdomen.label_space.channels == (
+        "background",
+        "liver",
+        "liver_tumor",
+        "spleen",
+        "pancreas",
+        "pancreas_tumor",
+        "kidney",
+        "kidney_tumor",
+    )
+    assert abdomen.spacing_mm == (1.44423774, 1.44423774, 2.87368553)
+    assert abdomen.window_hu == (-54, 258)
+    assert (abdomen.normalise_subtract, abdomen.normalise_divide) == (100, 50)
+    assert abdomen.air == pytest.approx(-3.08)
+    assert abdomen.patch == (224, 224, 64)
+    assert (abdomen.volumes_per_batch, abdomen.patches_per_volume) == (2, 2)
+    assert abdomen.foreground_fraction == pytest.approx(2 / 3), "positive : negative = 2 : 1"
+    assert abdomen.overlap == 0.5
+
+
+def test_abdomen_network_is_the_condistfl_network():
+    network = get_preset("abdomen").network
+    assert network.kernels == ((3, 3, 1), *[(3, 3, 3)] * 5)
+    assert network.strides == ((1, 1, 1), (2, 2, 1), *[(2, 2, 2)] * 4)
+    assert (network.filters[0], network.filters[-1]) == (32, 320)
+    assert network.deep_supervision_heads == 3
+    assert network.num_outputs == 4
+
+
+def test_abdomen_optimisation_is_that_of_condistfl():
+    abdomen = get_preset("abdomen")
+    optimizer = abdomen.optimizer
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (1e-2, 0.99, 1e-5)
+    assert (optimizer.min_lr, optimizer.clip_norm) == (1e-7, 1.0)
+    assert (abdomen.num_rounds, abdomen.local_steps) == (120, 1000)
+    assert abdomen.num_rounds * abdomen.local_steps == 120_000
+
+
+def test_phantom_shares_label_space_and_intensities_with_the_paper():
+    phantom, abdomen = get_preset("phantom"), get_preset("abdomen")
+    assert phantom.label_space == abdomen.label_space
+    assert phantom.window_hu == abdomen.window_hu
+    assert phantom.air == abdomen.air
