@@ -25,7 +25,7 @@ from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.final_report import FinalReport
-from fedpartial.server.model_file import load_model
+from fedpartial.training.model_file import load_model
 
 PORTION_BYTES = 256 * 1024**2
 

@@ -84,15 +84,15 @@ class SiteLearner(Learner):
         except TrainingStopped as stopped:
             self.log_info(fl_ctx, str(stopped))
             return make_reply(ReturnCode.TASK_ABORTED)
-        except Exception as error:
-            path = write_failure(self.root, self.site, error)
-            if not isinstance(error, EXPECTED_ERRORS):
-                self.log_exception(fl_ctx, f"site {self.site} failed; see {path}")
-            else:
-                self.log_error(fl_ctx, f"site {self.site} stops: {error}")
+        except EXPECTED_ERRORS as error:
+            write_failure(self.root, self.site, error)
+            self.log_error(fl_ctx, f"site {self.site} stops: {error}")
             reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
             reply.set_header(REASON_HEADER, public_reason(error))
             return reply
+        except Exception as error:
+            write_failure(self.root, self.site, error)
+            raise
 
     def _open(self, task: Shareable, fl_ctx: FLContext) -> SiteSession:
         plan = plan_of_task(task)

@@ -15,7 +15,7 @@ from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.weights import to_arrays
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.dynunet import build_network
-from fedpartial.server.model_file import check_fits, load_model, model_info, save_model
+from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
 
 GLOBAL_MODEL = "global_model.safetensors"
 BEST_MODEL = "best_global_model.safetensors"

@@ -83,10 +83,7 @@ def conditional_distillation(
         teacher = _conditional(teacher_logits, labelled, groups, temperature, conditional) * mask
     student = _conditional(student_logits, labelled, groups, temperature, conditional) * mask
     overlap = (student * teacher).sum(-1)
-    if denominator == "squared":
-        size = (student * student + teacher * teacher).sum(-1)
-    else:
-        size = (student + teacher).sum(-1)
+    size = (student.square() + teacher.square() if denominator == "squared" else student + teacher).sum(-1)
     valid = (groups[None] & ~labelled[:, None]).any(-1)
     overlap, size = (overlap * valid).sum(0), (size * valid).sum(0)
     loss = 1 - 2 * overlap / (size + DICE_SMOOTHING)
