@@ -91,11 +91,11 @@ _LEVELS = 4
 PHANTOM = Preset(
     name="phantom",
     label_space=ABDOMEN,
-    spacing_mm=(5.0, 5.0, 5.0),
+    spacing_mm=(6.0, 6.0, 6.0),
     window_hu=(-54.0, 258.0),
     normalise_subtract=100.0,
     normalise_divide=50.0,
-    patch=(48, 48, 32),
+    patch=(32, 32, 32),
     volumes_per_batch=2,
     patches_per_volume=1,
     foreground_fraction=2 / 3,
@@ -107,9 +107,9 @@ PHANTOM = Preset(
         filters=(8, 16, 32, 64),
         deep_supervision_heads=1,
     ),
-    optimizer=OptimizerConfig(lr=5e-2, momentum=0.9, weight_decay=1e-5, min_lr=1e-4, clip_norm=1.0),
-    num_rounds=12,
-    local_steps=40,
+    optimizer=OptimizerConfig(lr=0.15, momentum=0.9, weight_decay=1e-5, min_lr=1e-4, clip_norm=1.0),
+    num_rounds=8,
+    local_steps=45,
     cpu_threads=1,
 )
 

@@ -1,0 +1,82 @@
+"""Everything that can be said about a job's configuration before it runs, in one pass."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedpartial.cli.job_build import build, config_of, json_error
+from fedpartial.cli.job_folder import META, SERVER, Job, read_json
+from fedpartial.errors import ConfigError
+from fedpartial.training.plan import Plan
+
+VARIABLE = re.compile(r"\{(\$?\w+)\}")
+
+
+def check_job(job: Job, folder: Path) -> tuple[Plan | None, list[ConfigError]]:
+    """The job's plan and every fault of its configuration; ``folder`` is for temporary files."""
+    faults, plan = _meta_faults(job), None
+    for participant in (SERVER, *job.sites):
+        undefined = list(_undefined_variables(config_of(job, participant)))
+        faults += undefined
+        if undefined:
+            continue
+        try:
+            components = build(job, participant, folder)
+            plan = _plan(job, components) if participant == SERVER else plan
+        except ConfigError as fault:
+            faults.append(fault)
+    return plan, list({str(fault): fault for fault in faults}.values())
+
+
+def _meta_faults(job: Job) -> list[ConfigError]:
+    """What FLARE itself checks when a job is submitted."""
+    from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
+    from nvflare.private.fed.server.job_meta_validator import JobMetaValidator
+
+    data = zip_directory_to_bytes("", str(job.folder))
+    valid, message, _ = JobMetaValidator().validate(job.folder.name, data)
+    return [] if valid else [json_error(job.folder / META, "(file)", message, "what FLARE accepts")]
+
+
+def _undefined_variables(path: Path) -> Iterator[ConfigError]:
+    """FLARE replaces an undefined variable by None and says nothing."""
+    given = read_json(path)
+    known = {*given, *_system_variables(), *(f"${name}" for name in os.environ)}
+    for place, text in _strings(given):
+        match = VARIABLE.fullmatch(text.strip())
+        if match and match.group(1) not in known:
+            name = match.group(1)
+            expected = "an environment variable" if name.startswith("$") else f"a top-level key {name!r} in the file"
+            yield json_error(path, place, text, expected)
+
+
+def _system_variables() -> set[str]:
+    from nvflare.apis.fl_constant import SystemVarName
+
+    return {value for name, value in vars(SystemVarName).items() if name.isupper()}
+
+
+def _strings(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a JSON value and where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(item, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(item, f"{place}[{index}]")
+
+
+def _plan(job: Job, components: dict[str, object]) -> Plan:
+    from fedpartial.flare.plan import RunPlan
+
+    for component in components.values():
+        if isinstance(component, RunPlan):
+            return component.plan
+    raise json_error(
+        job.server_config, "components", "no RunPlan", "a component of fedpartial.flare.plan.RunPlan with the id 'plan'"
+    )

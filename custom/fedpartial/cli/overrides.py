@@ -1,0 +1,108 @@
+"""What the options of ``fedpartial run`` change in a job: values of the server's configuration, and the sites."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job, deploy_map_error
+from fedpartial.errors import ConfigError
+from fedpartial.evaluation.record import EXTERNAL
+from fedpartial.presets import PRESETS, get_preset
+
+RESERVED_NAMES = (SERVER, EXTERNAL)
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def values_to_change(
+    *, preset: str | None, rounds: int | None, local_steps: int | None, seed: int | None
+) -> dict[str, object]:
+    """Top-level variables of the server's configuration; a preset brings the length of run it was sized for."""
+    given = {"preset": preset, "num_rounds": rounds, "local_steps": local_steps, "seed": seed}
+    if preset is not None:
+        _check_preset(preset)
+        sized_for = get_preset(preset)
+        recommended = {"num_rounds": sized_for.num_rounds, "local_steps": sized_for.local_steps}
+        given |= {name: value for name, value in recommended.items() if given[name] is None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] | None) -> Job:
+    """The job with other values and other sites."""
+    for name in values:
+        _check_variable(job, name)
+    job = replace(job, server={**job.server, **values})
+    if sites is not None:
+        _check_names(sites)
+        job = _with_sites(job, tuple(sites))
+    if ALL_SITES in job.sites or not job.sites:
+        remedy = "Name the sites with --sites a,b,c."
+        raise deploy_map_error(job.folder, job.meta["deploy_map"], "sites by name", remedy)
+    return job
+
+
+def _check_preset(name: str) -> None:
+    if name in PRESETS:
+        return
+    expected = f"one of {', '.join(PRESETS)}"
+    raise ConfigError(where="--preset", field="preset", got=name, expected=expected, remedy="Correct the option.")
+
+
+def _check_variable(job: Job, name: str) -> None:
+    """An option that changes nothing would be worse than an error."""
+    if name in job.server and f'"{{{name}}}"' in json.dumps(job.server):
+        return
+    raise ConfigError(
+        where=str(job.server_config),
+        field=name,
+        got="a key that nothing refers to" if name in job.server else "no such key",
+        expected=f'a top-level key that components refer to as "{{{name}}}"',
+        remedy="Add it to the job, or leave the option out.",
+    )
+
+
+def _check_names(sites: Sequence[str]) -> None:
+    bad = [s for s in sites if not SITE_NAME.fullmatch(s) or s in RESERVED_NAMES or sites.count(s) > 1]
+    if bad or not sites:
+        raise ConfigError(
+            where="--sites",
+            field="sites",
+            got=", ".join(dict.fromkeys(bad)),
+            expected="different names of letters, digits, '_', '.' and '-', separated by commas",
+            remedy=f"For example --sites liver,spleen ({' and '.join(RESERVED_NAMES)} are names of other things).",
+        )
+
+
+def _with_sites(job: Job, sites: tuple[str, ...]) -> Job:
+    apps = {app: [p for p in names if p == SERVER or p in sites] for app, names in job.apps.items()}
+    if new := [site for site in sites if site not in job.sites]:
+        apps[_app_for_new_sites(job, new)] += new
+    apps = {app: names for app, names in apps.items() if names}
+    server = {**job.server, **({"min_clients": len(sites)} if "min_clients" in job.server else {})}
+    ordered = {app: tuple(names) for app, names in apps.items()}
+    return replace(job, apps=ordered, meta=_meta(job, apps, sites), server=server)
+
+
+def _meta(job: Job, apps: dict[str, list[str]], sites: tuple[str, ...]) -> dict:
+    """meta.json for these sites only: FLARE refuses requirements of sites that take no part."""
+    meta = {**job.meta, "min_clients": len(sites), "deploy_map": apps}
+    if meta.get("mandatory_clients"):
+        meta["mandatory_clients"] = [site for site in meta["mandatory_clients"] if site in sites]
+    if meta.get("resource_spec"):
+        meta["resource_spec"] = {s: spec for s, spec in meta["resource_spec"].items() if s in (*sites, SERVER)}
+    return meta
+
+
+def _app_for_new_sites(job: Job, new: list[str]) -> str:
+    apps = [app for app, participants in job.apps.items() if set(participants) - {SERVER}]
+    if len(apps) == 1:
+        return apps[0]
+    raise ConfigError(
+        where="--sites",
+        field="sites",
+        got=", ".join(new),
+        expected=f"some of {', '.join(job.sites)}",
+        remedy=f"This job has {len(apps)} apps for sites: add the new ones to the deploy_map of its {META}.",
+    )
