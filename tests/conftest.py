@@ -21,23 +21,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(params=["tiny"])
-def tiny(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """A preset of seconds, known to get_preset() during the test; parametrise with "tiny_supervised" for two heads."""
+@pytest.fixture(scope="module")
+def tiny():
+    """A preset of seconds; get_preset() knows it in this module, and "tiny_supervised" with two heads."""
     import federation
-
     from fedpartial import presets
 
-    for preset in federation.TINY_PRESETS:
-        monkeypatch.setitem(presets.PRESETS, preset.name, preset)
-    return presets.PRESETS[request.param]
+    with pytest.MonkeyPatch.context() as registry:
+        for preset in federation.TINY_PRESETS:
+            registry.setitem(presets.PRESETS, preset.name, preset)
+        yield federation.TINY
 
 
 @pytest.fixture(scope="session")
 def tiny_sites(tmp_path_factory: pytest.TempPathFactory):
     """Two hospitals of two training cases each; one annotates the liver and its tumours, one the spleen."""
-    import federation
     import torch
+
+    import federation
 
     torch.set_num_threads(1)
     return federation.tiny_sites(tmp_path_factory.mktemp("hospitals"))

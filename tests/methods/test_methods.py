@@ -6,9 +6,9 @@ import pkgutil
 
 import pytest
 import torch
-from federation import TINY_SUPERVISED
 
 import fedpartial.methods
+from federation import TINY_SUPERVISED
 from fedpartial.errors import ConfigError
 from fedpartial.methods.base import RoundContext
 from fedpartial.methods.condistfl import ConDistFL
@@ -41,7 +41,10 @@ def total(method, outputs, teacher, labels, labelled) -> torch.Tensor:
 
 
 def test_every_method_of_the_room_is_checked_here():
-    modules = [importlib.import_module(f"fedpartial.methods.{m.name}") for m in pkgutil.iter_modules(fedpartial.methods.__path__)]
+    modules = [
+        importlib.import_module(f"fedpartial.methods.{m.name}")
+        for m in pkgutil.iter_modules(fedpartial.methods.__path__)
+    ]
     found = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if hasattr(c, "needs_teacher")}
     assert {c.__name__ for c in found} - {"Method"} == {m.__name__ for m in METHODS}
 
@@ -111,9 +114,7 @@ def test_supervision_weighs_the_heads_two_to_one(method):
 
 def test_without_a_teacher_every_method_is_its_supervision(method):
     outputs, _, labels, labelled = batch()
-    assert torch.equal(
-        total(method, outputs, None, labels, labelled), total(FedAvg(), outputs, None, labels, labelled)
-    )
+    assert torch.equal(total(method, outputs, None, labels, labelled), total(FedAvg(), outputs, None, labels, labelled))
 
 
 def test_distillation_looks_at_the_full_resolution_head_only():
@@ -131,7 +132,8 @@ def test_the_weights_of_the_two_supervised_terms_are_used():
     outputs, _, labels, labelled = batch()
     parts = FedAvg().loss(outputs, None, labels, labelled, CONTEXT).parts
     dice, ce, odd = (
-        total(FedAvg(dice_weight=d, ce_weight=c), outputs, None, labels, labelled) for d, c in ((1, 0), (0, 1), (3, 0.5))
+        total(FedAvg(dice_weight=d, ce_weight=c), outputs, None, labels, labelled)
+        for d, c in ((1, 0), (0, 1), (3, 0.5))
     )
     assert torch.isclose(dice, parts["dice"])
     assert torch.isclose(ce, parts["ce"])

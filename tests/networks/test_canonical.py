@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from federation import TINY
 from torch import nn
 
+from federation import TINY
 from fedpartial.networks.canonical import (
     StateMismatch,
     canonical_state,
@@ -74,7 +74,9 @@ def test_loading_reaches_every_alias(network):
     first_names = {tensor.data_ptr(): name for name, tensor in canonical_tensors(network).items()}
     everything = network.state_dict()
     assert len(everything) > len(state) == len(first_names), "without aliases this test shows nothing"
-    wrong = [name for name, tensor in everything.items() if not torch.equal(tensor, state[first_names[tensor.data_ptr()]])]
+    wrong = [
+        name for name, tensor in everything.items() if not torch.equal(tensor, state[first_names[tensor.data_ptr()]])
+    ]
     assert not wrong
 
 
@@ -103,7 +105,7 @@ def spoil(state: dict, how: str) -> tuple[dict, str]:
         return {**state, "surplus.weight": torch.zeros(1)}, "surplus.weight"
     if how == "alias":
         return {**state, "skip_layers.downsample.conv1.conv.weight": torch.zeros(1)}, "skip_layers"
-    return {**state, last: torch.zeros(tuple(state[last].shape) + (1,))}, last
+    return {**state, last: torch.zeros((*state[last].shape, 1))}, last
 
 
 @pytest.mark.parametrize("how", ["missing", "extra", "alias", "shape"])

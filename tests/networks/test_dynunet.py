@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from federation import TINY, TINY_PRESETS, TINY_SUPERVISED
 
+from federation import TINY, TINY_PRESETS, TINY_SUPERVISED
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.dynunet import build_network, heads
 from fedpartial.presets import ABDOMEN_PAPER, PHANTOM

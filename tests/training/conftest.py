@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from federation import TINY
 
+from federation import TINY
 from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.methods.condistfl import ConDistFL

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from federation import federate, tiny_plan
 
+from federation import federate, tiny_plan
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.server.fed_optimizer import ServerSGD
@@ -59,7 +59,5 @@ def test_another_seed_gives_another_federation(fedavg, tiny_sites, tmp_path):
 
 
 def test_what_the_sites_do_depends_on_their_data(fedavg, tiny_sites, tmp_path):
-    alone = federate(
-        {"liver": tiny_sites["liver"]}, tiny_plan(preset="tiny_supervised"), FedAvg(), tmp_path / "alone"
-    )
+    alone = federate({"liver": tiny_sites["liver"]}, tiny_plan(preset="tiny_supervised"), FedAvg(), tmp_path / "alone")
     assert same(alone, fedavg) == [False, False]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from federation import TINY
 from torch import Tensor
 
+from federation import TINY
 from fedpartial.data.loader import StepDataset
 from fedpartial.methods.base import LossTerms
 from fedpartial.methods.condistfl import ConDistFL
@@ -199,9 +199,7 @@ def test_without_a_learning_rate_nothing_moves(make_trainer, weights):
 def test_gradients_are_clipped(make_trainer, weights):
     """One step of plain SGD moves the weights by at most lr * (clip_norm + weight_decay * |w|)."""
     optimizer = replace(TINY.optimizer, lr=1.0, min_lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=1e-3)
-    trainer = make_trainer(
-        preset=replace(TINY, optimizer=optimizer), schedule=Schedule(num_rounds=1, local_steps=1)
-    )
+    trainer = make_trainer(preset=replace(TINY, optimizer=optimizer), schedule=Schedule(num_rounds=1, local_steps=1))
     update = trainer.run_round(weights, 0, go_on).update
     length = torch.cat([tensor.flatten() for tensor in update.values()]).double().norm()
     assert length == pytest.approx(1e-3, rel=1e-2)
@@ -242,9 +240,7 @@ def test_a_method_without_a_teacher_gets_none(make_trainer, weights):
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_stop_is_honoured_within_one_step_and_nothing_is_saved(make_trainer, weights, tmp_path, after):
     done = []
-    trainer = make_trainer(
-        schedule=Schedule(num_rounds=1, local_steps=5), on_step=lambda step, _: done.append(step)
-    )
+    trainer = make_trainer(schedule=Schedule(num_rounds=1, local_steps=5), on_step=lambda step, _: done.append(step))
     with pytest.raises(TrainingStopped, match=f"before step {after + 1} of round 0"):
         trainer.run_round(weights, 0, lambda: len(done) >= after)
     assert len(done) == after

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedpartial.cli.job_folder import CLIENT_CONFIG, SERVER, SERVER_CONFIG, Job
+from fedpartial.cli.simulator import RUN
 from fedpartial.errors import ConfigError
 
-JOB_ID = "simulate_job"
 BUILDER_FILES = {"component_builder.py", "class_utils.py", "class_loader.py", "json_scanner.py", "json_configer.py"}
 
 
@@ -54,7 +54,7 @@ def json_error(path: Path, field: str, got: object, expected: str) -> ConfigErro
 
 def _arguments(participant: str, root: Path) -> Namespace:
     nowhere = {"sp_scheme": "tcp", "sp_target": "localhost:0", "parent_url": "tcp://localhost:0"}
-    return Namespace(job_id=JOB_ID, workspace=str(root), client_name=participant, **nowhere)
+    return Namespace(job_id=RUN, workspace=str(root), client_name=participant, **nowhere)
 
 
 def _naming(base: type, path: Path) -> type:
@@ -73,10 +73,12 @@ def _naming(base: type, path: Path) -> type:
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
     """FLARE wraps every error in its own and prints it; let the ConfigError inside out, or make one."""
+    from nvflare.fuel.common.excepts import ConfigError as FlareConfigError
+
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
-    except Exception as error:
+    except (FlareConfigError, ValueError, TypeError, RuntimeError, OSError) as error:
         chain = _chain(error)
         named = next((inner for inner in chain if isinstance(inner, ConfigError)), None)
         raise named or json_error(path, "(file)", _message(chain[-1]), "a FLARE configuration") from None

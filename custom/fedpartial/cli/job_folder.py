@@ -97,9 +97,7 @@ def read_json(path: Path) -> dict:
     return given
 
 
-def deploy_map_error(
-    folder: Path, got: object, expected: str, remedy: str = "Correct the deploy_map."
-) -> ConfigError:
+def deploy_map_error(folder: Path, got: object, expected: str, remedy: str = "Correct the deploy_map.") -> ConfigError:
     return ConfigError(where=str(folder / META), field="deploy_map", got=got, expected=expected, remedy=remedy)
 
 

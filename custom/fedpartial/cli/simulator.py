@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -14,6 +13,10 @@ from fedpartial.cli.processes import MARK_VARIABLE, RunProcesses
 from fedpartial.errors import ConfigError
 from fedpartial.sites import CACHE_VARIABLE, DEVICE_VARIABLE, default_cache_dir
 
+RUN = "simulate_job"
+"""What the simulator calls the job in its workspace."""
+
+SERVER_APP = Path("server") / RUN / "app_server"
 SITE_BYTES = 600 * 1024**2
 SERVER_BYTES = 1024**3
 
@@ -61,19 +64,27 @@ def environment(device: str | None) -> dict[str, str]:
 
 def plain_path(folder: Path, links: Path) -> Path:
     """``folder``, by way of a link in ``links`` where its path has characters that FLARE's shell line cannot hold."""
-    for where, path in (("Python", Path(sys.executable)), (tempfile.gettempdir(), links)):
-        if shlex.quote(str(path)) != str(path):
-            raise ConfigError(
-                where=str(where),
-                field="path",
-                got=str(path),
-                expected="a path without spaces and quotes",
-                remedy="FLARE cannot start its site processes from such a path: move it.",
-            )
-    if shlex.quote(str(folder)) == str(folder):
+    _check_plain("Python", Path(sys.executable))
+    if _is_plain(folder):
         return folder
+    _check_plain("temporary folder", links)
     (links / "out").symlink_to(folder, target_is_directory=True)
     return links / "out"
+
+
+def _is_plain(path: Path) -> bool:
+    return shlex.quote(str(path)) == str(path)
+
+
+def _check_plain(what: str, path: Path) -> None:
+    if not _is_plain(path):
+        raise ConfigError(
+            where=what,
+            field="path",
+            got=str(path),
+            expected="a path without spaces and quotes",
+            remedy="FLARE cannot start its site processes from such a path: move it.",
+        )
 
 
 def default_threads(num_sites: int) -> int:
@@ -83,14 +94,12 @@ def default_threads(num_sites: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that is free for new processes; a container's limit counts."""
+    """Memory that is free for new processes, or a container's limit where that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    meminfo, limit, used = (
-        Path(p) for p in ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
-    )
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
     if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
         found.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    if limit.exists() and limit.read_text().strip() != "max":
-        found.append(int(limit.read_text()) - int(used.read_text()))
+    if limit.exists() and (value := limit.read_text(encoding="ascii").strip()) != "max":
+        found.append(int(value))
     return min(found)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpartial.cli.faults import renamed
 from fedpartial.data.datalist import SPLITS, Case, read_datalist
 from fedpartial.data.integrity import labelled_mask
 from fedpartial.errors import ConfigError
@@ -20,7 +21,6 @@ from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
 
 MAX_SHOWN = 5
-PARTS = ("where", "field", "got", "expected", "remedy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,19 @@ class SiteFolder:
     config_dir: Path
     given: Path | None
 
-    def as_given(self, text: object) -> object:
-        """A message or path with the name that the user knows."""
+    @property
+    def shown(self) -> str:
+        """Where the site files lie, by the name that the user knows."""
         linked = self.given is not None and self.given != self.config_dir
-        return text.replace(f"{self.config_dir}/sites", str(self.given)) if linked and isinstance(text, str) else text
+        return str(self.given if linked else self.config_dir / "sites")
+
+    def as_given(self, path: str) -> str:
+        return path.replace(str(self.config_dir / "sites"), self.shown)
 
     def fault(self, site: str, error: ConfigError) -> ConfigError:
-        parts = {part: self.as_given(getattr(error, part)) for part in PARTS}
-        return ConfigError(**{**parts, "where": f"site {site}: {parts['where']}"})
+        """The error with the site's name and with paths as the user knows them."""
+        error = renamed(error, str(self.config_dir / "sites"), self.shown)
+        return ConfigError(**{**vars(error), "where": f"site {site}: {error.where}"})
 
 
 def open_site_folder(given: Path | None, folder: Path) -> SiteFolder:
@@ -116,8 +121,9 @@ def _check_datalist(site: SiteConfig, space: LabelSpace | None) -> None:
     by_split = read_datalist(site)
     if site.name != EXTERNAL and not by_split["training"]:
         raise _datalist_error(site, "training", [], "at least one case", "List the annotated training cases.")
-    for case in _cases(by_split) if space is not None else ():
-        labelled_mask(case, site, space)
+    for case in _cases(by_split):
+        if space is not None and case.labels is not None:
+            labelled_mask(case, site, space)
 
 
 def _missing_files(site: SiteConfig) -> Iterator[ConfigError]:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fedpartial.data.datalist import SPLITS
 from fedpartial.errors import ConfigError, DataFaults
 from fedpartial.networks.canonical import StateMismatch
+from fedpartial.sites import ALLOWED
 from fedpartial.training.local_trainer import TrainingDiverged
+from fedpartial.training.plan import Plan
 
 FAILURE_FILE = "site_failure.json"
 REASON_HEADER = "fedpartial_reason"
+DETAILS = "details at the site, in its log and site_failure.json"
+KNOWN_FIELDS = {"(file)", *ALLOWED, *SPLITS, *Plan.__dataclass_fields__}
 
 
 def write_failure(folder: Path, site: str, error: Exception) -> Path:
@@ -24,11 +29,17 @@ def write_failure(folder: Path, site: str, error: Exception) -> Path:
 
 
 def public_reason(error: Exception) -> str:
-    """What may leave the site: no path, no file name, no value from a file."""
+    """What may leave the site: no path, no file name, no key or value from a site's files."""
     if isinstance(error, ConfigError):
-        return f"{error.field}: expected {error.expected} (details in the site's log)"
+        return f"{public_field(error.field)}: expected {error.expected} ({DETAILS})"
     if isinstance(error, DataFaults):
-        return f"{len(error.faults)} fault(s) in the data set (listed in the site's log)"
+        return f"{len(error.faults)} fault(s) in the data set ({DETAILS})"
     if isinstance(error, (TrainingDiverged, StateMismatch)):
         return str(error)
-    return f"{type(error).__name__} (details in the site's log)"
+    return f"{type(error).__name__} ({DETAILS})"
+
+
+def public_field(field: str) -> str:
+    """The known name a field begins with; a key that somebody at the site typed is not repeated."""
+    name = field.split(".")[0].split("[")[0]
+    return name if name in KNOWN_FIELDS else "a field"

@@ -18,11 +18,13 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from nvflare.app_common.app_constant import AppConstants, ModelName
+from nvflare.app_common.abstract.model import ModelLearnableKey
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.flare.learner import MODELS
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
-from fedpartial.flare.plan import job_root, plan_of_server
+from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
@@ -34,7 +36,7 @@ class FinalEvaluation(Controller):
     """Evaluates the final, the best and (cross_site) every local model, then writes the report.
 
     Args:
-        cross_site: also collect every site's local model and score it at all sites.
+        cross_site: also score every site's last local model at all sites.
         timeout: seconds a site may take for one portion of models; 0 waits.
     """
 
@@ -50,7 +52,19 @@ class FinalEvaluation(Controller):
         self.cross_site, self.timeout = cross_site, timeout
         self.plan_id, self.persistor_id, self.recorder_id = plan_id, persistor_id, recorder_id
         self._local_models: dict[str, dict] = {}
-        self._answers: dict[str, dict] = {}
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        super().handle_event(event_type, fl_ctx)
+        if event_type == AppEventType.BEFORE_CONTRIBUTION_ACCEPT and self.cross_site:
+            last_round = plan_of_server(fl_ctx, self.plan_id).plan.num_rounds - 1
+            if fl_ctx.get_prop(AppConstants.CURRENT_ROUND) == last_round:
+                self._keep_local_model(fl_ctx)
+
+    def _keep_local_model(self, fl_ctx: FLContext) -> None:
+        """A site's local model is the round's global model plus its update; it need not be sent again."""
+        weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        update = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT)).data
+        self._local_models[site_name(fl_ctx.get_peer_context())] = {n: weights[n] + update[n] for n in weights}
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         self.recorder = self._engine.get_component(self.recorder_id)
@@ -62,20 +76,18 @@ class FinalEvaluation(Controller):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="final evaluation")
-        self.report = FinalReport(
-            plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx), failures={}
-        )
+        self.report = FinalReport(plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx))
         root = Path(job_root(fl_ctx))
         models = {"final": load_model(root / GLOBAL_MODEL)[0]}
         if (root / BEST_MODEL).exists():
             models["best"] = load_model(root / BEST_MODEL)[0]
-        if self.cross_site:
-            self._collect_local_models(abort_signal, fl_ctx)
-            models |= {f"local {site}": weights for site, weights in sorted(self._local_models.items())}
+        models |= {f"local {site}": weights for site, weights in sorted(self._local_models.items())}
         for portion in portions(models, PORTION_BYTES):
             if abort_signal.triggered:
                 return
             self._evaluate(portion, abort_signal, fl_ctx)
+        if abort_signal.triggered:
+            return
         self._finish(root, models, abort_signal, fl_ctx)
 
     def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
@@ -83,15 +95,6 @@ class FinalEvaluation(Controller):
         clients = self._engine.get_clients()
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
         self.broadcast_and_wait(task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal)
-
-    def _collect_local_models(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        request = Shareable()
-        request.set_header(AppConstants.SUBMIT_MODEL_NAME, ModelName.BEST_MODEL)
-        self._run_task(AppConstants.TASK_SUBMIT_MODEL, request, self._local_model_received, abort_signal, fl_ctx)
-
-    def _local_model_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        if self._is_ok(client_task, fl_ctx):
-            self._local_models[client_task.client.name] = from_shareable(client_task.result).data
 
     def _evaluate(self, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()

@@ -68,6 +68,8 @@ class SiteLearner(Learner):
 
     def get_model_for_validation(self, model_name: str, fl_ctx: FLContext) -> Shareable:
         """The local model after the latest round."""
+        if not (self.root / LOCAL_MODEL).exists():
+            return _failed("the site has no local model: it has not finished a round")
         tensors, _ = read_tensors(self.root / LOCAL_MODEL)
         return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(tensors)).to_shareable()
 
@@ -86,10 +88,9 @@ class SiteLearner(Learner):
             return make_reply(ReturnCode.TASK_ABORTED)
         except EXPECTED_ERRORS as error:
             write_failure(self.root, self.site, error)
-            self.log_error(fl_ctx, f"site {self.site} stops: {error}")
-            reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
-            reply.set_header(REASON_HEADER, public_reason(error))
-            return reply
+            # Provisioned sites stream errors to the server, so the full text is only a warning.
+            self.log_warning(fl_ctx, f"site {self.site} stops: {error}")
+            return _failed(public_reason(error))
         except Exception as error:
             write_failure(self.root, self.site, error)
             raise
@@ -120,6 +121,7 @@ class SiteLearner(Learner):
         if task.get_header(AppConstants.CURRENT_ROUND) == 0:
             return make_reply(ReturnCode.EMPTY_RESULT)
         self._validation = session.validate(weights_of_task(task), lambda: abort_signal.triggered)
+        _stop_if(abort_signal)
         mean = sum(self._validation.values()) / max(len(self._validation), 1)
         return DXO(data_kind=DataKind.METRICS, data={MetaKey.INITIAL_METRICS: {"val_dice": mean}}).to_shareable()
 
@@ -165,7 +167,20 @@ class SiteLearner(Learner):
             if not name.startswith("local "):
                 result["validation"][name] = session.validate(weights, lambda: abort_signal.triggered)
             scores = session.score(weights, lambda: abort_signal.triggered)
+            _stop_if(abort_signal)
             result["testing"][name] = [s.to_dict() for s in scores]
             means = [m for m in map(case_mean, scores) if m is not None]
             self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
         return DXO(data_kind=DataKind.METRICS, data={**result, **self._facts(session)}).to_shareable()
+
+
+def _failed(reason: str) -> Shareable:
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    reply.set_header(REASON_HEADER, reason)
+    return reply
+
+
+def _stop_if(abort_signal: Signal) -> None:
+    """Scores of a part of the cases are no scores."""
+    if abort_signal.triggered:
+        raise TrainingStopped("stopped while scoring")

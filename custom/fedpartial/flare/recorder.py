@@ -37,7 +37,7 @@ class RunRecorder(Widget):
             AppEventType.BEFORE_CONTRIBUTION_ACCEPT: self._update_received,
             AppEventType.BEFORE_AGGREGATION: self._score_incoming_model,
             AppEventType.ROUND_DONE: self._round_done,
-            EventType.BEFORE_TASK_RESULT_FILTER: self._note_failure,
+            EventType.BEFORE_TASK_RESULT_FILTER: self._look_for_failure,
             EventType.FATAL_SYSTEM_ERROR: self._note_panic,
         }
 
@@ -100,7 +100,7 @@ class RunRecorder(Widget):
         previous = self.history.rounds[-2].val_dice if number > 1 and len(self.history.rounds) > 1 else None
         self.progress.write("round", round=number, seconds=seconds, previous_val_dice=previous)
 
-    def _note_failure(self, fl_ctx: FLContext) -> None:
+    def _look_for_failure(self, fl_ctx: FLContext) -> None:
         """A site answered with an error: say which and why; ScatterAndGather only knows the return code."""
         peer = fl_ctx.get_peer_context()
         result = peer.get_prop(FLContextKey.SHAREABLE) if peer else None
@@ -108,9 +108,13 @@ class RunRecorder(Widget):
             return
         site = site_name(peer)
         reason = result.get_header(REASON_HEADER) or result.get_return_code()
-        self.failures[site] = str(reason)
+        self.note_failure(site, str(reason), fl_ctx)
+
+    def note_failure(self, site: str, reason: str, fl_ctx: FLContext) -> None:
+        """Say which site failed and why, in the log and in the progress file."""
+        self.failures[site] = reason
         self.log_error(fl_ctx, f"site {site} failed: {reason}")
-        self.progress.write("failure", site=site, reason=str(reason))
+        self.progress.write("failure", site=site, reason=reason)
 
     def _note_panic(self, fl_ctx: FLContext) -> None:
         reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA) or "the server stopped the job"

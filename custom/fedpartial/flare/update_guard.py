@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nvflare.apis.dxo import MetaKey, from_shareable
+from nvflare.apis.dxo import DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -11,11 +11,20 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
 from fedpartial.flare.plan import site_name
+from fedpartial.flare.recorder import RunRecorder
 from fedpartial.server.update_check import UpdateRefused, check_update
 
 
 class UpdateGuard(Filter):
-    """Compares an update with the global model; FLARE turns the error into a failed contribution."""
+    """Compares an update with the global model; FLARE turns the error into a failed contribution.
+
+    Args:
+        recorder_id: the RunRecorder that is told which site was refused and why.
+    """
+
+    def __init__(self, recorder_id: str = "recorder"):
+        super().__init__()
+        self.recorder_id = recorder_id
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         if shareable.get_return_code() != ReturnCode.OK:
@@ -24,8 +33,17 @@ class UpdateGuard(Filter):
         reference = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         dxo = from_shareable(shareable)
         try:
+            if dxo.data_kind != DataKind.WEIGHT_DIFF:
+                raise UpdateRefused(f"update from {site} refused: got {dxo.data_kind}; expected {DataKind.WEIGHT_DIFF}")
             check_update(site, dxo.data, reference, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
         except UpdateRefused as refusal:
-            self.log_error(fl_ctx, str(refusal))
+            self._tell(site, str(refusal), fl_ctx)
             raise
         return shareable
+
+    def _tell(self, site: str, reason: str, fl_ctx: FLContext) -> None:
+        recorder = fl_ctx.get_engine().get_component(self.recorder_id)
+        if isinstance(recorder, RunRecorder):
+            recorder.note_failure(site, reason, fl_ctx)
+        else:
+            self.log_error(fl_ctx, reason)

@@ -27,8 +27,9 @@ EXTERNAL = "external"
 class FinalReport:
     """Collects the sites' scores of the final models and turns them into a report."""
 
-    def __init__(self, *, plan: Plan, history: RunHistory, config_dir: Path, failures: dict[str, str]):
-        self.plan, self.history, self.config_dir, self.failures = plan, history, config_dir, failures
+    def __init__(self, *, plan: Plan, history: RunHistory, config_dir: Path):
+        self.plan, self.history, self.config_dir = plan, history, config_dir
+        self.failures: dict[str, str] = {}
         self.validation: dict[str, dict[str, dict[str, float]]] = {}
         self.testing: dict[str, dict[str, list[CaseScores]]] = {}
         self.selected, self.selected_dice, self.selected_round = "final", None, plan.num_rounds
@@ -45,12 +46,12 @@ class FinalReport:
     def select(self, models: Mapping[str, object]) -> str:
         """The final model when it scores at least as well as the best of the earlier rounds, else that one."""
         self._phases["evaluation at the sites"] = time.monotonic() - self._started
-        if "final" in self.validation:
-            dice = self.history.set_score(self.history.rounds[-1], self.validation["final"])
-            final_is_best = self.history.is_best(dice, self.plan.num_rounds)
-            if "best" in models and not final_is_best:
-                self.selected, self.selected_round = "best", self.history.best_round
-        self.selected_dice = self.history.best_dice
+        dice = self.history.set_score(self.history.rounds[-1], self.validation.get("final", {}))
+        if self.history.is_best(dice, self.plan.num_rounds) or "best" not in models:
+            self.selected, self.selected_round, self.selected_dice = "final", self.plan.num_rounds, dice
+        else:
+            self.selected, self.selected_round = "best", self.history.best_round
+            self.selected_dice = self.history.best_dice
         return self.selected
 
     def write(

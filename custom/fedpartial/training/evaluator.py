@@ -25,7 +25,7 @@ def predict_logits(network: nn.Module, image: np.ndarray, preset: Preset, precis
         logits = sliding_window_inference(
             volume,
             roi_size=preset.patch,
-            sw_batch_size=1,
+            sw_batch_size=preset.inference_batch,
             predictor=network,
             overlap=preset.overlap,
             mode="gaussian",

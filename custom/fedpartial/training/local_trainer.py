@@ -149,7 +149,7 @@ class LocalTrainer:
                 teacher_logits = None if teacher is None else teacher(image)
         terms = self.method.loss(outputs, teacher_logits, label, labelled, context)
         if not torch.isfinite(terms.total):
-            raise TrainingDiverged(f"loss is {float(terms.total)} at step {step} of round {context.round_number}")
+            raise TrainingDiverged(f"loss is {terms.total.item()} at step {step} of round {context.round_number}")
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(terms.total).backward()
         scaler.unscale_(optimizer)

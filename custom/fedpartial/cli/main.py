@@ -1,0 +1,100 @@
+"""The command ``fedpartial``. Heavy imports (torch, FLARE) are made by the commands that need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpartial import __version__
+
+app = typer.Typer(
+    name="fedpartial",
+    help="Federated 3D segmentation from partially labelled hospitals, as NVIDIA FLARE jobs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RUN_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial run condistfl
+
+  fedpartial run condistfl --rounds 2 --local-steps 5 --sites liver,spleen
+
+  fedpartial run jobs/fedavg --preset abdomen --site-config my_sites/ --device cuda --out runs/first
+"""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedpartial {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def fedpartial(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated 3D segmentation from partially labelled hospitals, as NVIDIA FLARE jobs."""
+
+
+@app.command(epilog=RUN_EXAMPLE)
+def run(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job folder, or the name of one under jobs/.")],
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
+    local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
+    sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
+    ] = None,
+    site_config: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with <site>.json or sites/<site>.json; other sites use the phantom."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device for every site: cpu, cuda, cuda:1 ...")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Sites that run at a time; by default all that fit into memory.")
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0.01, metavar="MINUTES", help="End the run when it takes longer.")
+    ] = 24 * 60.0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New folder for the results; by default runs/<job>-<time>.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show FLARE's own log.")] = False,
+    keep_workspace: Annotated[
+        bool, typer.Option("--keep-workspace", help="Keep the simulator's workspace after a success too.")
+    ] = False,
+) -> None:
+    """Run a job with all its sites on this machine, in FLARE's simulator.
+
+    Everything is checked before anything runs. The job folder is not changed: options apply to a copy.
+    Exit codes: 0 report and model were written, 1 the run failed, 2 something given is wrong, 130 Ctrl-C.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.run import Options, run_job
+
+    options = Options(
+        job=job,
+        rounds=rounds,
+        local_steps=local_steps,
+        sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
+        seed=seed,
+        preset=preset,
+        site_config=site_config,
+        device=device,
+        threads=threads,
+        time_limit_min=time_limit,
+        out=out,
+        verbose=verbose,
+        keep_workspace=keep_workspace,
+    )
+    raise typer.Exit(run_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))

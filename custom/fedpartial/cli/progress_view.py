@@ -1,0 +1,129 @@
+"""Progress of a run for people: one line per round and site, and on a terminal what happens right now."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from fedpartial.flare.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DOING = re.compile(r"(?P<site>[\w.-]+): (?P<what>(?:phantom|prepared) case \d+ of \d+|round \d+/\d+ step .*)$")
+"""Lines of FLARE's log in which a site says how far it is (SiteSession and SiteLearner write them)."""
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressView:
+    """Prints progress events; a terminal also shows the latest word of a site in a status line."""
+
+    def __init__(self, console: Console, sites: Sequence[str], *, verbose: bool = False):
+        self.console, self.sites, self.verbose = console, tuple(sites), verbose
+        self._plan: dict = {}
+        self._spoke: dict[str, float] = {}
+        self._status = console.status("starting FLARE") if console.is_terminal and not verbose else None
+
+    def __enter__(self) -> ProgressView:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def event(self, event: dict) -> None:
+        """Show one line of progress.jsonl; unknown events are left out."""
+        if event["event"] == "plan":
+            self._plan = event
+        if line := line_of(event, self._plan, self.sites):
+            self.say(line)
+            self._now(line)
+
+    def log_line(self, line: str) -> None:
+        """Show FLARE's log itself, or only how far the sites are."""
+        if self.verbose:
+            self.say(line)
+        elif match := DOING.search(line):
+            self._doing(match["site"], match["what"])
+
+    def say(self, line: str) -> None:
+        from rich.text import Text
+
+        self.console.print(Text(line), soft_wrap=True)
+
+    def _now(self, text: str) -> None:
+        if self._status:
+            from rich.text import Text
+
+            self._status.update(Text(text))
+
+    def _doing(self, site: str, what: str) -> None:
+        """In the status line; without a terminal as a line of its own now and then."""
+        self._now(f"{site}: {what}")
+        now = time.monotonic()
+        if self._status is None and now - self._spoke.setdefault(site, now) > SECONDS_BETWEEN_LINES:
+            self._spoke[site] = now
+            self.say(f"  {site}: {what}")
+
+
+def line_of(event: dict, plan: dict, sites: Sequence[str]) -> str | None:
+    """The line for one event, or None for one without."""
+    kind = event["event"]
+    writer = _WRITERS.get(kind)
+    return writer(event, plan, sites) if writer else None
+
+
+def _plan(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"FLARE runs; preparing data at {', '.join(sites)}"
+
+
+def _update(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    """ "Dice before" is that of the model which the round started from; a first round has none."""
+    width = max(map(len, (*sites, event["site"])))
+    dice = "   -  " if event["val_dice"] is None else f"{event['val_dice']:6.3f}"
+    left = event["remaining_seconds"]
+    return (
+        f"round {_of_all(event, plan)}  {event['site']:<{width}}  loss {event['loss']:6.3f}  Dice before {dice}  "
+        f"{duration(event['seconds']):>6}" + ("" if left is None else f"  about {duration(left)} of training left")
+    )
+
+
+def _round(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    dice = event["previous_val_dice"]
+    scored = "" if dice is None else f"; mean Dice of the model before it {dice:.3f}"
+    return f"round {_of_all(event, plan)}  done in {duration(event['seconds'])}{scored}"
+
+
+def _phase(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return str(event["name"])
+
+
+def _scored(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} has scored the models"
+
+
+def _failure(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} reports a failure"
+
+
+def _of_all(event: dict, plan: dict) -> str:
+    total = str(plan.get("num_rounds", "?"))
+    return f"{event['round']:>{len(total)}}/{total}"
+
+
+_WRITERS = {
+    "plan": _plan,
+    "update": _update,
+    "round": _round,
+    "phase": _phase,
+    "scored": _scored,
+    "failure": _failure,
+}

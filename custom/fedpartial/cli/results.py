@@ -1,0 +1,54 @@
+"""Success is judged by what was written, and what was written is kept beside the workspace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpartial.cli.faults import Fault
+from fedpartial.cli.simulator import SERVER_APP
+from fedpartial.evaluation.report import read_report
+from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
+from fedpartial.flare.progress import PROGRESS_FILE
+
+REPORT = "report.json"
+FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, PROGRESS_FILE)
+MAX_ERROR_LINES = 5
+
+
+def judge(workspace: Path, sites: Sequence[str]) -> tuple[dict | None, list[Fault]]:
+    """The report, where there is a valid one, and what is missing for a success."""
+    app, report, faults = workspace / SERVER_APP, None, []
+    if not (app / GLOBAL_MODEL).is_file():
+        faults.append(Fault(text=f"the run ended without a {GLOBAL_MODEL}"))
+    if not (app / REPORT).is_file():
+        return None, [*faults, Fault(text=f"the run ended without a {REPORT}")]
+    try:
+        report = read_report(app / REPORT)
+    except (OSError, json.JSONDecodeError, ValueError) as error:
+        return None, [*faults, Fault(text=f"{REPORT} cannot be used: {error}")]
+    missing = [site for site in sites if site not in report["sites"]]
+    faults += [Fault(site=site, text="gave no scores in the final evaluation") for site in missing]
+    return report, faults
+
+
+def collect(workspace: Path, out: Path) -> None:
+    """Copy report, models, TensorBoard events and logs, as far as they exist, to ``out``."""
+    for pattern in FILES:
+        for path in (workspace / SERVER_APP).glob(pattern):
+            shutil.copy2(path, out / path.name)
+    events = workspace / SERVER_APP.parent / "tb_events"
+    if events.is_dir():
+        shutil.copytree(events, out / "tb_events", dirs_exist_ok=True)
+    for log in workspace.glob("*/log.txt"):
+        (out / "logs").mkdir(exist_ok=True)
+        shutil.copy2(log, out / "logs" / f"{log.parent.name}.txt")
+
+
+def last_errors(log: Path) -> list[str]:
+    """The last lines of FLARE's log that tell of an error: all that is known where nobody else says why."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    telling = [line for line in lines if " - ERROR - " in line or line.startswith("Error")]
+    return (telling or lines)[-MAX_ERROR_LINES:]

@@ -1,0 +1,151 @@
+"""``fedpartial run``: check everything, run FLARE's simulator, watch it, keep the results."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from fedpartial.cli.faults import Fault
+from fedpartial.cli.prepare import Options, Prepared, Refused, prepare
+from fedpartial.cli.progress_view import ProgressView
+from fedpartial.cli.results import collect, judge, last_errors
+from fedpartial.cli.simulator import Simulation, simulator_command
+from fedpartial.cli.site_check import unused_site_files
+from fedpartial.cli.watch import Patience, Watch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SUCCESS, RUN_FAILED, USER_ERROR = 0, 1, 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another polite request to end."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def run_job(options: Options, console: Console, errors: Console, patience: Patience | None = None) -> int:
+    """The whole command; returns its exit code."""
+    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, _interruptible():
+        try:
+            prepared = prepare(options, Path(temporary))
+        except Refused as refused:
+            _show(refused.faults, errors)
+            return USER_ERROR
+        _introduce(options, prepared, console, errors)
+        try:
+            faults = _simulate(options, prepared, console, patience or Patience())
+        except Interrupted as interrupted:
+            collect(prepared.workspace, prepared.out)
+            _line(errors, f"interrupted; what was done is in {prepared.out}", "yellow")
+            return interrupted.exit_code
+        return _finish(options, prepared, faults, console, errors)
+
+
+def _simulate(options: Options, prepared: Prepared, console: Console, patience: Patience) -> list[Fault]:
+    """Run FLARE's simulator to its end or to the first fault; no process is left when this returns or raises."""
+    sites, workspace = prepared.job.sites, prepared.workspace
+    simulation = Simulation(
+        simulator_command(workspace.parent / "job", workspace, prepared.threads),
+        workspace=workspace,
+        log=prepared.out / "simulator.log",
+        device=options.device,
+        patience=patience.terminate,
+    )
+    with ProgressView(console, sites, verbose=options.verbose) as view, simulation:
+        watch = Watch(
+            simulation,
+            workspace=workspace,
+            lasting=prepared.threads == len(sites),
+            limit_s=options.time_limit_min * 60,
+            view=view,
+            patience=patience,
+        )
+        return watch.run()
+
+
+def _finish(options: Options, prepared: Prepared, faults: list[Fault], console: Console, errors: Console) -> int:
+    """Judge what was written, keep it, and say how the run ended."""
+    from fedpartial.evaluation.table import console_table
+
+    report, missing = judge(prepared.workspace, prepared.job.sites)
+    collect(prepared.workspace, prepared.out)
+    if report is not None:
+        console.print(console_table(report))
+    if faults or missing:
+        _show([_as_given(prepared, str(fault)) for fault in faults or missing], errors)
+        _explain_failure(prepared, known=bool(faults), errors=errors)
+        return RUN_FAILED
+    if not options.keep_workspace:
+        shutil.rmtree(prepared.out / "workspace")
+    _line(console, f"report: {prepared.out / 'report.html'}")
+    return SUCCESS
+
+
+def _explain_failure(prepared: Prepared, *, known: bool, errors: Console) -> None:
+    log = prepared.out / "simulator.log"
+    if not known:
+        for line in last_errors(log):
+            _line(errors, f"  {line}")
+    _line(errors, f"FLARE's log: {log}")
+    _line(errors, f"kept for a closer look: {prepared.out / 'workspace'}")
+
+
+def _as_given(prepared: Prepared, text: str) -> str:
+    """Sites read copies of the site files; name the originals."""
+    for site in prepared.job.sites:
+        copies = f"{prepared.workspace / site / 'local' / 'sites'}"
+        text = text.replace(copies, prepared.site_folder.shown)
+    return text
+
+
+def _introduce(options: Options, prepared: Prepared, console: Console, errors: Console) -> None:
+    plan = prepared.plan
+    _line(
+        console,
+        f"{prepared.job.meta.get('name', plan.job)}: {plan.num_rounds} round(s) of {plan.local_steps} local step(s), "
+        f"preset {plan.preset}, seed {plan.seed}, {prepared.threads} site process(es) at a time",
+    )
+    for site in prepared.sites:
+        source = "the embedded phantom" if site.source == "phantom" else prepared.site_folder.as_given(site.where)
+        _line(console, f"  {site.name}: {source}")
+    for name in unused_site_files(prepared.sites, prepared.site_folder):
+        _line(errors, f"not used: {name} in {prepared.site_folder.shown} (no site of this run is called so)", "yellow")
+    _line(console, f"results: {prepared.out}")
+
+
+def _show(faults: Sequence[object], errors: Console) -> None:
+    for fault in faults:
+        _line(errors, f"error: {fault}", "red")
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: no markup, no wrapping of paths, colour on a terminal only."""
+    from rich.text import Text
+
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C, ``kill`` and a closed terminal all end a run in the same orderly way."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

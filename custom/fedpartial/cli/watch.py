@@ -1,0 +1,147 @@
+"""Follow a running simulation and find the faults that FLARE's simulator hides.
+
+With a process per site, the death of one leaves the simulator waiting for ever; with fewer it may end with
+exit code 0. So the watch looks at what is written and at which processes live, never at the exit code alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpartial.cli.faults import FAILURES, Fault, one_per_site, read_failures
+from fedpartial.cli.progress_view import ProgressView
+from fedpartial.cli.simulator import SERVER_APP, Simulation
+from fedpartial.cli.tail import Tail
+from fedpartial.flare.progress import PROGRESS_FILE
+
+DIED = re.compile(r"Subprocess died for client (?P<site>[\w.-]+)|Communication error with client (?P<other>[\w.-]+)")
+THREAD_DIED = re.compile(r"run_client_thread error: (?P<error>.+)")
+LOST = (
+    "its process ended without a word, as when memory runs out. "
+    "A smaller --threads runs fewer sites at a time; the log may say more."
+)
+ABORTED = "TASK_ABORTED"
+"""What the other sites answer when the server stops a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Seconds: between two looks; after a first fault, for others to appear and the simulator to end by itself;
+    until a site's process counts as lost; for the simulator to end after its report; for processes to end."""
+
+    look: float = 0.5
+    fault: float = 10.0
+    lost: float = 10.0
+    ending: float = 60.0
+    terminate: float = 10.0
+
+
+class Watch:
+    """``run()`` returns when the simulation has ended or must be ended; leaving ``Simulation`` then ends it."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        *,
+        workspace: Path,
+        lasting: bool,
+        limit_s: float,
+        view: ProgressView,
+        patience: Patience,
+    ):
+        self.simulation, self.workspace = simulation, workspace
+        self.lasting, self.view, self.patience = lasting, view, patience
+        self.limit_s, self._deadline = limit_s, time.monotonic() + limit_s
+        self._events, self._log = Tail(workspace / SERVER_APP / PROGRESS_FILE), Tail(simulation.log)
+        self._fault_since: float | None = None
+        self._report_since: float | None = None
+        self._alive_at: dict[str, float] = {}
+        self._evaluating = False
+        self._reasons: dict[str, str] = {}
+        self._panic: str | None = None
+        self._own: list[Fault] = []
+
+    def run(self) -> list[Fault]:
+        """Faults of the run, as full as they are known; none says only that nothing bad was seen."""
+        while not self._finished():
+            time.sleep(self.patience.look)
+        self._read()
+        return self.faults()
+
+    def faults(self) -> list[Fault]:
+        """A site's own words first, then what the server heard; a panic only where nobody else is to blame."""
+        heard = [Fault(site=site, text=text) for site, text in self._reasons.items()]
+        found = one_per_site([*read_failures(self.workspace), *heard, *self._own])
+        if not found and self._panic:
+            found = [Fault(text=f"the server stopped the job: {self._panic}")]
+        return found
+
+    def _finished(self) -> bool:
+        now = time.monotonic()
+        ended = self.simulation.exit_code() is not None
+        self._read()
+        if ended:
+            return True
+        if now > self._deadline:
+            text = f"the time limit of {self.limit_s / 60:g} min is over; raise it with --time-limit"
+            self._own.append(Fault(text=text))
+            return True
+        self._look_for_lost_sites(now)
+        if self._fault_since is None and not self._evaluating and any(self.workspace.glob(FAILURES)):
+            self._fault_since = now
+        over = (self._fault_since, self.patience.fault), (self._report_since, self.patience.ending)
+        return any(since is not None and now - since > seconds for since, seconds in over)
+
+    def _read(self) -> None:
+        for line in self._log.lines():
+            self.view.log_line(line)
+            self._judge_log(line)
+        for line in self._events.lines():
+            event = json.loads(line)
+            self.view.event(event)
+            self._judge_event(event)
+
+    def _judge_event(self, event: dict) -> None:
+        """In the final evaluation a failing site is left out of the report; before, it ends the run."""
+        kind = event["event"]
+        if kind == "phase":
+            self._evaluating = True
+        elif kind == "report":
+            self._report_since = time.monotonic()
+        elif kind == "failure" and event["reason"] != ABORTED:
+            self._reasons.setdefault(event["site"], event["reason"])
+        elif kind == "panic":
+            self._panic = self._panic or event["reason"]
+        if kind == "panic" or (kind == "failure" and not self._evaluating):
+            self._notice()
+
+    def _judge_log(self, line: str) -> None:
+        """FLARE's own words for a site process that ended or never answered."""
+        if self._report_since is not None:
+            return
+        if match := DIED.search(line):
+            self._lost(match["site"] or match["other"])
+        elif match := THREAD_DIED.search(line):
+            self._own.append(Fault(text=f"FLARE could not run a site's process: {match['error']}"))
+            self._notice()
+
+    def _look_for_lost_sites(self, now: float) -> None:
+        """With a lasting process per site, one that was there and is gone is the end of the run."""
+        if not self.lasting or self._report_since is not None or self._fault_since is not None:
+            return
+        self._alive_at.update(dict.fromkeys(self.simulation.processes.sites(), now))
+        for site, seen in self._alive_at.items():
+            if now - seen > self.patience.lost:
+                self._lost(site)
+
+    def _lost(self, site: str) -> None:
+        self._own.append(Fault(site=site, text=LOST))
+        self._notice()
+
+    def _notice(self) -> None:
+        if self._fault_since is None:
+            self._fault_since = time.monotonic()

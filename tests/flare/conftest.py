@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from in_process import Hospital, Server
+from nvflare.app_common.shareablegenerators.full_model_shareable_generator import FullModelShareableGenerator
+from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
+
+from federation import TINY
+from fedpartial.methods.condistfl import ConDistFL
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.networks.dynunet import build_network
+
+
+@pytest.fixture(autouse=True, scope="session")
+def messages() -> None:
+    """FLARE's own serialisation, as server and clients set it up."""
+    nvflare_fobs_initialize()
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict:
+    """A global model as arrays; do not change it."""
+    return {name: tensor.numpy() for name, tensor in canonical_state(build_network(TINY, seed=7)).items()}
+
+
+@pytest.fixture
+def make_hospital(tiny, tiny_sites: dict, tmp_path: Path) -> Callable[..., Hospital]:
+    """Builds sites: ``make_hospital("liver", lasting=False)``."""
+
+    def make(name: str = "liver", method=None, folder: str = "sites", **options) -> Hospital:
+        return Hospital(tiny_sites[name], method or ConDistFL(), tmp_path / folder / name, **options)
+
+    return make
+
+
+@pytest.fixture
+def make_server(make_hospital: Callable[..., Hospital], tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Builds a server with the two hospitals: ``make_server(generator=..., method=..., num_rounds=3)``."""
+
+    def make(generator=None, method=None, folder: str = "run", lasting: bool = True, **plan) -> Server:
+        names = ("liver", "spleen")
+        hospitals = {n: make_hospital(n, method, folder=f"{folder}/sites", lasting=lasting) for n in names}
+        return Server(tmp_path / folder / "server", hospitals, generator or FullModelShareableGenerator(), **plan)
+
+    return make

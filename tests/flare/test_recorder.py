@@ -1,0 +1,152 @@
+"""The recorder follows a run: progress lines, the best model, failures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from in_process import Engine, context, peer
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.shareable import make_reply
+from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+
+from federation import tiny_plan
+from fedpartial.flare.failure import REASON_HEADER
+from fedpartial.flare.persistor import BEST_MODEL, GlobalModelFile
+from fedpartial.flare.plan import RunPlan
+from fedpartial.flare.progress import ProgressFile, duration
+from fedpartial.flare.recorder import RunRecorder
+from fedpartial.flare.weights import update_message
+from fedpartial.training.model_file import load_model
+
+FACTS = {"device": "cpu", "precision": "float32", "source": "phantom", "setup_seconds": 1.0, "num_training": 2}
+SCORES = ({}, {"liver": 0.4}, {"liver": 0.3}, {"liver": 0.6})
+"""Dice that each round's sites measure of the model they got."""
+
+
+class Run:
+    """A server with a recorder; rounds are played by firing FLARE's events in FLARE's order."""
+
+    def __init__(self, root, num_rounds: int = 4):
+        self.recorder = RunRecorder()
+        plan = RunPlan(**tiny_plan(num_rounds=num_rounds).to_dict())
+        components = {"plan": plan, "persistor": GlobalModelFile(), "recorder": self.recorder}
+        self.engine = Engine(components, ("a", "b"))
+        self.fl_ctx = context(self.engine, "server", root)
+        self.app = root / "app"
+        self.fire(EventType.START_RUN)
+
+    def fire(self, event: str, **props) -> None:
+        for key, value in props.items():
+            self.fl_ctx.set_prop(getattr(AppConstants, key), value, private=True, sticky=key != "TRAINING_RESULT")
+        self.engine.fire_event(event, self.fl_ctx)
+
+    def play(self, number: int, scores: dict) -> None:
+        """A round whose global model is filled with the round's number."""
+        model = make_model_learnable({"w": np.full(3, number, np.float32)}, {})
+        self.fire(AppEventType.ROUND_STARTED, GLOBAL_MODEL=model, CURRENT_ROUND=number)
+        for site in ("a", "b"):
+            metrics = {"loss": 1.0 / (1 + number), "val_dice": scores, "seconds": 2.0, "bytes_down": 12, **FACTS}
+            self.fl_ctx.set_peer_context(peer(site))
+            result = update_message({"w": torch.zeros(3)}, 1, metrics)
+            self.fire(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, TRAINING_RESULT=result)
+        self.fire(AppEventType.BEFORE_AGGREGATION)
+        self.fire(AppEventType.ROUND_DONE)
+
+    def lines(self, event: str | None = None) -> list[dict]:
+        text = (self.app / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+        return [line for line in map(json.loads, text) if event in (None, line["event"])]
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    return Run(tmp_path)
+
+
+def test_progress_has_a_line_for_the_plan_every_update_and_every_round(run):
+    for number, scores in enumerate(SCORES):
+        run.play(number, scores)
+    assert [line["event"] for line in run.lines()] == ["plan"] + ["update", "update", "round"] * 4
+    (plan,) = run.lines("plan")
+    assert (plan["sites"], plan["num_rounds"], plan["preset"], plan["job"]) == (2, 4, "tiny", "test")
+    first = run.lines("update")[0]
+    assert {key: first[key] for key in ("round", "site", "loss", "val_dice", "bytes_up", "bytes_down")} == {
+        "round": 1,
+        "site": "a",
+        "loss": 1.0,
+        "val_dice": None,
+        "bytes_up": 12,
+        "bytes_down": 12,
+    }
+    assert first["remaining_seconds"] >= 0
+    assert [line["val_dice"] for line in run.lines("update")[2:]] == [0.4, 0.4, 0.3, 0.3, 0.6, 0.6]
+    assert [line["previous_val_dice"] for line in run.lines("round")] == [None, 0.4, 0.3, 0.6]
+    assert all(line["seconds"] >= 0 for line in run.lines("round"))
+    assert all(line["time"] > 1.7e9 for line in run.lines())
+
+
+def test_the_best_model_is_the_one_that_was_scored(run):
+    """Round r's sites score the model that round r started from, which round r - 1 produced."""
+    best = []
+    for number, scores in enumerate(SCORES):
+        run.play(number, scores)
+        if (run.app / BEST_MODEL).exists():
+            tensors, info = load_model(run.app / BEST_MODEL)
+            best.append((tensors["w"].tolist(), info.round_number, info.val_dice))
+    assert best == [([1.0] * 3, 1, 0.4), ([1.0] * 3, 1, 0.4), ([3.0] * 3, 3, 0.6)]
+    assert (run.recorder.history.best_round, run.recorder.history.best_dice) == (3, 0.6)
+
+
+def test_the_initial_weights_are_never_the_best_model(run):
+    run.play(0, {"liver": 0.9})
+    assert not (run.app / BEST_MODEL).exists()
+
+
+@pytest.mark.parametrize("reason", ["labels: expected a class name", None])
+def test_a_failure_is_recorded_with_its_public_reason(run, reason, caplog):
+    reply = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+    if reason:
+        reply.set_header(REASON_HEADER, reason)
+    run.fl_ctx.set_peer_context(peer("b", reply))
+    run.fire(EventType.BEFORE_TASK_RESULT_FILTER)
+    said = reason or ReturnCode.EXECUTION_EXCEPTION
+    assert run.recorder.failures == {"b": said}
+    assert [(line["site"], line["reason"]) for line in run.lines("failure")] == [("b", said)]
+    assert f"site b failed: {said}" in caplog.text
+
+
+@pytest.mark.parametrize("code", [ReturnCode.OK, ReturnCode.EMPTY_RESULT])
+def test_good_answers_are_no_failures(run, code):
+    run.fl_ctx.set_peer_context(peer("b", make_reply(code)))
+    run.fire(EventType.BEFORE_TASK_RESULT_FILTER)
+    run.fl_ctx.set_peer_context(peer("b", None))
+    run.fire(EventType.BEFORE_TASK_RESULT_FILTER)
+    assert run.recorder.failures == {}
+    assert not run.lines("failure")
+
+
+@pytest.mark.parametrize("reason", ["no clients", None])
+def test_a_panic_is_recorded(run, reason):
+    run.fl_ctx.set_prop(FLContextKey.EVENT_DATA, reason, private=True, sticky=False)
+    run.fire(EventType.FATAL_SYSTEM_ERROR)
+    assert [line["reason"] for line in run.lines("panic")] == [reason or "the server stopped the job"]
+
+
+def test_progress_is_appended_line_by_line(tmp_path):
+    progress = ProgressFile(tmp_path)
+    progress.write("plan", sites=2, text="zwei\nZeilen")
+    ProgressFile(tmp_path).write("round", round=1)
+    lines = (tmp_path / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["plan", "round"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "unknown time"), (0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min")]
+)
+def test_durations_for_people(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,78 @@
+"""The aggregator as FLARE calls it: accept, aggregate, reset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from in_process import Engine, context, peer
+from nvflare.apis.dxo import DataKind, from_shareable
+from nvflare.app_common.app_constant import AppConstants
+
+from fedpartial.errors import ConfigError
+from fedpartial.flare.aggregator import SiteMean
+from fedpartial.flare.weights import update_message
+
+
+@pytest.fixture
+def fl_ctx(tmp_path):
+    fl_ctx = context(Engine({}), "server", tmp_path)
+    fl_ctx.set_prop(AppConstants.CURRENT_ROUND, 3, private=True, sticky=True)
+    return fl_ctx
+
+
+def accept(mean: SiteMean, fl_ctx, site: str, value: float, *, steps: int = 1, number: int | None = 3) -> bool:
+    shareable = update_message({"w": torch.full((2,), value)}, steps, {})
+    if number is not None:
+        shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, number)
+    fl_ctx.set_peer_context(peer(site))
+    return mean.accept(shareable, fl_ctx)
+
+
+def result(mean: SiteMean, fl_ctx) -> list[float]:
+    dxo = from_shareable(mean.aggregate(fl_ctx))
+    assert dxo.data_kind == DataKind.WEIGHT_DIFF
+    assert list(dxo.data) == ["w"]
+    assert dxo.data["w"].dtype == np.float32
+    return dxo.data["w"].tolist()
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [("uniform", 2.5), ("num_steps", (1 + 3 * 4) / 4)])
+def test_it_is_the_mean_of_the_sites(fl_ctx, weighting, expected):
+    mean = SiteMean(weighting)
+    assert accept(mean, fl_ctx, "a", 1.0, steps=1)
+    assert accept(mean, fl_ctx, "b", 4.0, steps=3)
+    assert result(mean, fl_ctx) == [expected, expected]
+
+
+@pytest.mark.parametrize("number", [2, 4, None])
+def test_an_update_of_another_round_is_left_out(fl_ctx, number, caplog):
+    mean = SiteMean()
+    assert accept(mean, fl_ctx, "a", 1.0)
+    assert not accept(mean, fl_ctx, "late", 100.0, number=number)
+    assert "late" in caplog.text
+    assert result(mean, fl_ctx) == [1.0, 1.0]
+
+
+def test_a_site_counts_once_with_its_latest_update(fl_ctx):
+    mean = SiteMean()
+    for value in (100.0, 3.0):
+        assert accept(mean, fl_ctx, "a", value)
+    accept(mean, fl_ctx, "b", 1.0)
+    assert result(mean, fl_ctx) == [2.0, 2.0]
+
+
+def test_a_new_round_starts_empty(fl_ctx):
+    mean = SiteMean()
+    accept(mean, fl_ctx, "a", 1.0)
+    mean.reset(fl_ctx)
+    accept(mean, fl_ctx, "b", 5.0)
+    assert result(mean, fl_ctx) == [5.0, 5.0]
+    mean.reset(fl_ctx)
+    with pytest.raises(ValueError, match="no update to aggregate"):
+        mean.aggregate(fl_ctx)
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ConfigError, match="uniform, num_steps"):
+        SiteMean("samples")

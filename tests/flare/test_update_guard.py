@@ -1,0 +1,82 @@
+"""The guard before the aggregator, with FLARE's contexts and messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from in_process import Engine, context, peer
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
+
+from fedpartial.flare.update_guard import UpdateGuard
+from fedpartial.flare.weights import update_message
+from fedpartial.server.update_check import UpdateRefused
+
+
+@pytest.fixture
+def fl_ctx(weights, tmp_path):
+    """The server handles a message of site "north"."""
+    fl_ctx = context(Engine({}), "server", tmp_path)
+    fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(dict(weights), {}), private=True, sticky=True)
+    fl_ctx.set_peer_context(peer("north"))
+    return fl_ctx
+
+
+def message(weights, num_steps=2, **changes) -> Shareable:
+    update = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+    shareable = update_message(update, num_steps, {})
+    from_shareable(shareable).data.update(changes)
+    return shareable
+
+
+def test_a_good_update_passes_unchanged(fl_ctx, weights):
+    shareable = message(weights)
+    assert UpdateGuard().process(shareable, fl_ctx) is shareable
+    assert all(np.array_equal(from_shareable(shareable).data[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("code", [ReturnCode.EXECUTION_EXCEPTION, ReturnCode.TASK_ABORTED, ReturnCode.EMPTY_RESULT])
+def test_an_error_reply_passes(fl_ctx, code):
+    reply = make_reply(code)
+    assert UpdateGuard().process(reply, fl_ctx) is reply
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: np.full_like(v, np.nan), "NaN"),
+        (lambda v: v[:1], "shape"),
+        (lambda v: v.astype(np.int64), "int64"),
+        (lambda v: None, "NoneType"),
+    ],
+    ids=["nan", "shape", "dtype", "none"],
+)
+def test_a_bad_tensor_is_refused_with_site_and_name(fl_ctx, weights, change, reason, caplog):
+    name = list(weights)[-2]
+    with pytest.raises(UpdateRefused, match="north") as caught:
+        UpdateGuard().process(message(weights, **{name: change(weights[name])}), fl_ctx)
+    assert name in str(caught.value)
+    assert reason in str(caught.value)
+    assert str(caught.value) in caplog.text, "the server's log says it"
+
+
+@pytest.mark.parametrize("num_steps", [0, -3, None, True, 2.0])
+def test_wrong_steps_are_refused(fl_ctx, weights, num_steps):
+    with pytest.raises(UpdateRefused, match="local steps"):
+        UpdateGuard().process(message(weights, num_steps), fl_ctx)
+
+
+def test_whole_weights_are_not_an_update(fl_ctx, weights):
+    """A site that sends its model would otherwise add it to the global one."""
+    dxo = DXO(data_kind=DataKind.WEIGHTS, data=dict(weights), meta={MetaKey.NUM_STEPS_CURRENT_ROUND: 2})
+    with pytest.raises(UpdateRefused, match="north"):
+        UpdateGuard().process(dxo.to_shareable(), fl_ctx)
+
+
+def test_a_message_without_tensors_is_refused(fl_ctx):
+    with pytest.raises(ValueError, match="DXO"):
+        UpdateGuard().process(Shareable(), fl_ctx)

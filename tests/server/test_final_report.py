@@ -1,0 +1,205 @@
+"""From the answers of two sites to a report: which model is selected, what is scored, what is written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_hospital import write_case
+
+from federation import TINY, tiny_plan
+from fedpartial.errors import ConfigError
+from fedpartial.evaluation.metrics import score_case
+from fedpartial.evaluation.record import validate_report
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.networks.dynunet import build_network
+from fedpartial.server.final_report import FinalReport
+from fedpartial.server.provenance import source_commit, versions
+from fedpartial.server.run_history import RunHistory
+
+CLASSES = {"north": ("liver", "liver_tumor"), "south": ("spleen",)}
+BEST_OF_EARLIER_ROUNDS = 0.5
+
+
+def case_scores(site: str, *, shift: int) -> dict:
+    """What a site sends of one test case: a cube of its first class, predicted ``shift`` voxels beside it."""
+    space = TINY.label_space
+    reference = np.zeros((10, 10, 10), np.uint8)
+    reference[2:6, 2:6, 2:6] = space.index(CLASSES[site][0])
+    scores = score_case(
+        np.roll(reference, shift, axis=0),
+        reference,
+        spacing_mm=(2.0, 2.0, 2.0),
+        space=space,
+        labelled=space.labelled_mask(CLASSES[site]),
+    )
+    return scores.to_dict()
+
+
+def answer(site: str, validation: dict[str, float], shifts: dict[str, int]) -> dict:
+    """A site's answer: validation Dice and one test case by model."""
+    return {
+        "validation": {model: {CLASSES[site][0]: dice} for model, dice in validation.items()},
+        "testing": {model: [case_scores(site, shift=shift)] for model, shift in shifts.items()},
+        "device": "cpu",
+    }
+
+
+def two_rounds() -> RunHistory:
+    history = RunHistory(2)
+    facts = {"device": "cpu", "precision": "float32", "source": "site file", "setup_seconds": 1.0, "num_training": 2}
+    for number in range(2):
+        history.start_round(number)
+        for site, classes in CLASSES.items():
+            dice = {classes[0]: BEST_OF_EARLIER_ROUNDS} if number else {}
+            history.add_update(site, {"loss": 1.0, "val_dice": dice, "seconds": 2.0, "bytes_down": 10, **facts}, 10)
+        history.is_best(history.score_incoming(), number)
+        history.finish_round()
+    return history
+
+
+def new_report(folder) -> FinalReport:
+    return FinalReport(plan=tiny_plan(), history=two_rounds(), config_dir=folder / "local")
+
+
+@pytest.fixture
+def report(tiny, tmp_path):
+    return new_report(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return {n: t.numpy() for n, t in canonical_state(build_network(TINY, seed=0)).items()}
+
+
+def external_hospital(folder) -> None:
+    """A fully described external set of two cases in the server's own site file."""
+    data = folder / "data"
+    entries = [write_case(data, f"mrs_miller{i}", seed=i) for i in range(2)]
+    (data / "datalist.json").write_text(json.dumps({"training": [], "testing": entries}))
+    (folder / "local" / "sites").mkdir(parents=True)
+    site = {"labels": {"1": "liver", "2": "liver_tumor"}, "data_root": str(data), "device": "cpu"}
+    (folder / "local" / "sites" / "external.json").write_text(json.dumps(site))
+
+
+# --- selection ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("final", "selected", "number", "dice"),
+    [(0.8, "final", 2, 0.8), (0.5, "final", 2, 0.5), (0.2, "best", 1, BEST_OF_EARLIER_ROUNDS)],
+    ids=["final is better", "a tie", "best is better"],
+)
+def test_the_better_of_final_and_best_is_selected(report, final, selected, number, dice):
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {"final": final, "best": 0.5}, {"final": 0, "best": 1}))
+    assert report.select({"final": {}, "best": {}}) == selected
+    assert (report.selected_round, report.selected_dice) == (number, pytest.approx(dice))
+    assert report.history.rounds[-1].val_dice == pytest.approx(final), "the last aggregate has a score"
+
+
+def test_without_a_best_model_the_final_one_is_selected(tiny, tmp_path):
+    history = RunHistory(1)
+    history.start_round(0)
+    report = FinalReport(plan=tiny_plan(num_rounds=1), history=history, config_dir=tmp_path)
+    report.add_site_scores("north", answer("north", {"final": 0.1}, {"final": 0}))
+    assert report.select({"final": {}}) == "final"
+    assert (report.selected_round, report.selected_dice) == (1, pytest.approx(0.1))
+
+
+def test_when_no_site_answers_no_model_gets_the_score_of_another(report):
+    name = report.select({"final": {}, "best": {}})
+    selected = name, report.selected_round, report.selected_dice
+    assert selected in [("best", 1, BEST_OF_EARLIER_ROUNDS), ("final", 2, None)]
+    assert report.history.rounds[-1].val_dice is None
+
+
+def test_an_answer_with_unknown_scores_is_refused(report):
+    bad = answer("north", {"final": 0.1}, {"final": 0})
+    bad["testing"]["final"][0]["recall"] = {}
+    with pytest.raises(ConfigError, match="recall"):
+        report.add_site_scores("north", bad)
+
+
+# --- the written report -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tiny, weights, tmp_path_factory):
+    """The report of two sites, a failed third one, and an external set."""
+    folder = tmp_path_factory.mktemp("server")
+    external_hospital(folder)
+    report = new_report(folder)
+    models = {"final": 0, "best": 1, "local north": 2}
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {"final": 0.8, "best": 0.5}, models))
+    report.failures["west"] = "EXECUTION_EXCEPTION"
+    report.select({"final": weights, "best": weights})
+    paths, table = report.write(folder / "out", weights, lambda: False)
+    return paths, table, json.loads(paths.json.read_text(encoding="utf-8"))
+
+
+def test_the_report_keeps_its_contract_and_says_what_happened(written, weights):
+    paths, table, report = written
+    validate_report(report)
+    assert all(path.stat().st_size > 0 for path in (paths.html, paths.scores_csv, paths.rounds_csv))
+    assert report["selected_model"] == {"name": "final", "round": 2, "val_dice": pytest.approx(0.8)}
+    assert [r["val_dice"] for r in report["rounds"]] == [pytest.approx(0.5), pytest.approx(0.8)]
+    assert (report["job"], report["preset"], report["seed"]) == ("test", "tiny", 3)
+    assert report["exchange"]["parameters"] == sum(value.size for value in weights.values())
+    assert report["exchange"]["bytes_per_message"] == 4 * report["exchange"]["parameters"]
+    assert report["exchange"]["bytes_up"] == 2 * 2 * 10
+    assert any("west" in note and "EXECUTION_EXCEPTION" in note for note in report["notes"])
+    assert "liver" in table
+
+
+def test_the_selected_models_scores_are_shown_and_all_models_compared(written):
+    _, _, report = written
+    shown = report["sites"]["north"]["liver"]["dice"]
+    assert (shown["mean"], shown["n"]) == (1.0, 1)
+    assert set(report["cross_site"]) == {"final", "best", "local north"}
+    assert report["cross_site"]["best"]["south"]["spleen"] == pytest.approx(0.75)
+    assert report["cross_site"]["final"]["south"]["spleen"] == 1.0
+    assert len(report["cases"]["north"]) == 1
+
+
+def test_the_external_set_is_scored_with_overlays_and_without_names(written):
+    paths, _, report = written
+    assert len(report["cases"]["external"]) == 2
+    assert set(report["external"]) == {"liver", "liver_tumor"}
+    assert paths.html.read_text(encoding="utf-8").count("data:image/png;base64,") >= 1
+    for path in (paths.json, paths.html, paths.scores_csv, paths.rounds_csv):
+        assert "miller" not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, tmp_path):
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {"final": 0.8}, {"final": 0}))
+    report.select({"final": weights})
+    paths, _ = report.write(tmp_path / "out", weights, lambda: False)
+    written = json.loads(paths.json.read_text(encoding="utf-8"))
+    assert written["external"] == {}
+    assert "external" not in written["cases"]
+    assert any("external.json" in note for note in written["notes"])
+
+
+def test_stop_ends_the_scoring_of_the_external_set(report, weights, tmp_path):
+    external_hospital(tmp_path)
+    report.select({"final": weights})
+    paths, _ = report.write(tmp_path / "out", weights, lambda: True)
+    assert json.loads(paths.json.read_text(encoding="utf-8"))["external"] == {}
+
+
+# --- where it comes from ------------------------------------------------------------------------------
+
+
+def test_versions_name_what_the_numbers_depend_on():
+    found = versions()
+    assert {"python", "fedpartial", "nvflare", "torch", "monai", "numpy"} <= set(found)
+    assert "not installed" not in found.values()
+
+
+def test_the_commit_is_short_or_unknown():
+    commit = source_commit()
+    assert commit is None or (commit.rstrip("+").isalnum() and len(commit.rstrip("+")) == 12)

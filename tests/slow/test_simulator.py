@@ -1,0 +1,95 @@
+"""Whole jobs in FLARE's simulator, as the README starts them: the same global model whatever the processes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from simulation import Run, simulate, small_job
+
+from fedpartial.evaluation.record import validate_report
+from fedpartial.training.model_file import load_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+SITES = ("liver", "spleen")
+NUM_ROUNDS, LOCAL_STEPS = 3, 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """``run("condistfl", threads=2, seed=1)``: a run of that kind, made once; ``again`` tells repetitions apart."""
+    done: dict[tuple, Run] = {}
+
+    def get(name: str, *, threads: int, seed: int = 0, again: int = 0) -> Run:
+        key = (name, threads, seed, again)
+        if key not in done:
+            folder = tmp_path_factory.mktemp("simulator")
+            done[key] = simulate(
+                small_job(name, folder, SITES, num_rounds=NUM_ROUNDS, local_steps=LOCAL_STEPS, seed=seed),
+                folder / "workspace",
+                threads,
+            )
+        return done[key]
+
+    return get
+
+
+def equal(a: Run, b: Run) -> bool:
+    ours, theirs = a.weights, b.weights
+    assert set(ours) == set(theirs)
+    assert len(ours) > 10
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_new_process_for_every_task_and_lasting_ones_give_the_same_model(run):
+    assert equal(run("condistfl", threads=1), run("condistfl", threads=2))
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_does_not(run):
+    first = run("condistfl", threads=2)
+    assert equal(first, run("condistfl", threads=2, again=1))
+    assert not equal(first, run("condistfl", threads=2, seed=1))
+
+
+@pytest.mark.parametrize("name", ["condistfl", "fedavg"])
+def test_a_run_leaves_models_a_report_and_curves(run, name):
+    finished = run(name, threads=2)
+    report = finished.report
+    validate_report(report)
+    assert (report["job"], report["preset"], report["seed"]) == (name, "phantom", 0)
+    assert [r["round"] for r in report["rounds"]] == [1, 2, 3]
+    assert all(set(r["sites"]) == set(SITES) for r in report["rounds"])
+    assert all(np.isfinite(s["loss"]) for r in report["rounds"] for s in r["sites"].values())
+    assert set(report["sites"]) == set(SITES)
+    assert report["cases"]["external"], "the phantom's external set is scored"
+    selected = report["selected_model"]["round"]
+    _, best = load_model(finished.app / "best_global_model.safetensors")
+    weights, info = load_model(finished.app / "global_model.safetensors")
+    assert (best.round_number, info.round_number) == (selected, NUM_ROUNDS)
+    assert report["exchange"]["parameters"] == sum(value.size for value in weights.values())
+    assert (finished.app / "report.html").stat().st_size > 10_000
+    for site in SITES:
+        events = list((finished.workspace / "server" / "simulate_job" / "tb_events" / site).glob("events.*"))
+        assert events, site
+        assert sum(path.stat().st_size for path in events) > 500
+
+
+def test_distillation_changes_the_model(run):
+    assert not equal(run("condistfl", threads=2), run("fedavg", threads=2))
+
+
+def test_progress_ends_with_the_report(run):
+    lines = (run("condistfl", threads=1).app / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events.count("update") == NUM_ROUNDS * len(SITES)
+    assert events.count("round") == NUM_ROUNDS
+    assert events[-1] == "report"
+
+
+def test_nothing_is_left_in_the_callers_folder(run):
+    """Everything a run writes is in its workspace."""
+    workspace = run("condistfl", threads=2).workspace
+    names = {path.name for path in workspace.parent.iterdir()}
+    assert names <= {"condistfl", "workspace", "workspace.log", ".nvflare"}

@@ -1,0 +1,72 @@
+"""The plan of a run: validated where it is written, strict where it arrives."""
+
+import pytest
+
+from federation import TINY, tiny_plan
+from fedpartial.errors import ConfigError
+from fedpartial.presets import PHANTOM
+from fedpartial.training.local_trainer import Schedule
+from fedpartial.training.plan import Plan
+
+GOOD = {"job": "fedavg", "preset": "phantom", "num_rounds": 3, "local_steps": 2}
+
+
+def test_a_plan_knows_its_preset_and_schedule():
+    plan = Plan(**GOOD)
+    assert plan.config is PHANTOM
+    assert plan.schedule == Schedule(num_rounds=3, local_steps=2)
+    assert plan.schedule.total_steps == 6
+    assert (plan.seed, plan.merge_lesions) == (0, False)
+
+
+def test_merging_lesions_changes_the_label_space():
+    assert Plan(**GOOD, merge_lesions=True).config.label_space.num_channels == 5
+
+
+def test_a_registered_preset_is_found(tiny):
+    assert tiny_plan().config is tiny is TINY
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("preset", "huge"),
+        ("preset", ""),
+        ("num_rounds", 0),
+        ("num_rounds", -1),
+        ("num_rounds", True),
+        ("num_rounds", 2.0),
+        ("num_rounds", "3"),
+        ("num_rounds", None),
+        ("local_steps", 0),
+        ("local_steps", None),
+        ("seed", -1),
+        ("seed", False),
+        ("seed", 0.5),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field(field, value):
+    with pytest.raises(ConfigError) as caught:
+        Plan(**{**GOOD, field: value})
+    assert caught.value.field == field
+    assert caught.value.got == value
+
+
+def test_a_plan_survives_the_message():
+    plan = Plan(**GOOD, seed=5, merge_lesions=True)
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize("key", ["job", "preset", "num_rounds", "local_steps", "seed", "merge_lesions"])
+def test_a_message_without_a_field_is_refused(key):
+    given = Plan(**GOOD).to_dict()
+    assert len(given) == 6
+    del given[key]
+    with pytest.raises(ConfigError, match=key):
+        Plan.from_dict(given)
+
+
+@pytest.mark.parametrize("given", [None, [], "plan", {**Plan(**GOOD).to_dict(), "lr": 1.0}])
+def test_a_message_of_another_make_is_refused(given):
+    with pytest.raises(ConfigError):
+        Plan.from_dict(given)
