@@ -177,6 +177,17 @@ def site_dies(run: Run) -> None:
     time.sleep(FOR_EVER)
 
 
+def only_site_process_dies(run: Run) -> None:
+    """With one thread: killed while it starts, and FLARE waits for its port without a word."""
+    run.plan()
+    for site in run.sites:
+        process = site_process(site, run.workspace)
+        time.sleep(0.4)
+        process.kill()
+        process.wait()
+    time.sleep(FOR_EVER)
+
+
 def flare_says_a_site_died(run: Run) -> None:
     run.plan()
     print(f"2026-01-01 00:00:00,000 - ERROR - Communication error with client {run.sites[0]}: ", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -149,10 +150,13 @@ def test_server_and_sites_are_judged_in_one_pass_and_a_shared_file_once(edit, fa
     assert [Path(fault.where).name for fault in faults_of()] == ["meta.json", SERVER, CLIENT]
 
 
-def test_nothing_is_printed(edit, faults_of, capsys):
+def test_nothing_is_printed_or_logged(edit, faults_of, capsys, caplog):
     edit(CLIENT, lambda c: method(c).update(y=1))
     assert len(faults_of()) == 1
     assert capsys.readouterr() == ("", "")
+    assert caplog.records == []
+    logging.getLogger("afterwards").error("said again")
+    assert len(caplog.records) == 1
 
 
 def test_code_in_the_jobs_custom_folder_is_found(job, edit, faults_of):

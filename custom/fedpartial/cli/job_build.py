@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -72,11 +73,11 @@ def _naming(base: type, path: Path) -> type:
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """FLARE wraps every error in its own and prints it; let the ConfigError inside out, or make one."""
+    """FLARE wraps every error in its own, and prints and logs it; let the ConfigError inside out, or make one."""
     from nvflare.fuel.common.excepts import ConfigError as FlareConfigError
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _no_logging():
             yield
     except (FlareConfigError, ValueError, TypeError, RuntimeError, OSError) as error:
         chain = _chain(error)
@@ -92,6 +93,16 @@ def _importable(custom: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(custom))
+
+
+@contextlib.contextmanager
+def _no_logging() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _component_error(config: object, place: str, path: Path, error: Exception) -> ConfigError:

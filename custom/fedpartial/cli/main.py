@@ -28,6 +28,14 @@ RUN_EXAMPLE = """
   fedpartial run jobs/fedavg --preset abdomen --site-config my_sites/ --device cuda --out runs/first
 """
 
+PREDICT_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial predict runs/first/best_global_model.safetensors ct.nii.gz -o labels.nii.gz
+
+  fedpartial predict runs/first/best_global_model.safetensors scans/*.nii.gz -o labels/
+"""
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -98,3 +106,23 @@ def run(
         keep_workspace=keep_workspace,
     )
     raise typer.Exit(run_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+@app.command(epilog=PREDICT_EXAMPLE)
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A global model that a run has written.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI images.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="The label map to write, or a folder for <image>_labels.nii.gz.")
+    ],
+    device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda ...")] = "auto",
+) -> None:
+    """Segment images with a trained model; label maps have the grid of their images.
+
+    Exit codes: 0 every image was segmented, 2 something given is wrong.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.predict import predict_images
+
+    raise typer.Exit(predict_images(model, images, out, device, Console(highlight=False), Console(stderr=True)))

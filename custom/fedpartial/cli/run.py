@@ -66,7 +66,8 @@ def _simulate(options: Options, prepared: Prepared, console: Console, patience: 
         watch = Watch(
             simulation,
             workspace=workspace,
-            lasting=prepared.threads == len(sites),
+            threads=prepared.threads,
+            num_sites=len(sites),
             limit_s=options.time_limit_min * 60,
             view=view,
             patience=patience,

@@ -21,7 +21,7 @@ from fedpartial.flare.progress import PROGRESS_FILE
 DIED = re.compile(r"Subprocess died for client (?P<site>[\w.-]+)|Communication error with client (?P<other>[\w.-]+)")
 THREAD_DIED = re.compile(r"run_client_thread error: (?P<error>.+)")
 LOST = (
-    "its process ended without a word, as when memory runs out. "
+    "a process ended without a word, as when memory runs out. "
     "A smaller --threads runs fewer sites at a time; the log may say more."
 )
 ABORTED = "TASK_ABORTED"
@@ -31,11 +31,13 @@ ABORTED = "TASK_ABORTED"
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """Seconds: between two looks; after a first fault, for others to appear and the simulator to end by itself;
-    until a site's process counts as lost; for the simulator to end after its report; for processes to end."""
+    until one site's lasting process counts as lost, and until all do or one that is started anew for every task;
+    for the simulator to end after its report; for processes to end when they are told to."""
 
     look: float = 0.5
     fault: float = 10.0
     lost: float = 10.0
+    not_restarted: float = 30.0
     ending: float = 60.0
     terminate: float = 10.0
 
@@ -48,18 +50,21 @@ class Watch:
         simulation: Simulation,
         *,
         workspace: Path,
-        lasting: bool,
+        threads: int,
+        num_sites: int,
         limit_s: float,
         view: ProgressView,
         patience: Patience,
     ):
         self.simulation, self.workspace = simulation, workspace
-        self.lasting, self.view, self.patience = lasting, view, patience
+        self.threads, self.view, self.patience = threads, view, patience
+        self._lasting = threads == num_sites
         self.limit_s, self._deadline = limit_s, time.monotonic() + limit_s
         self._events, self._log = Tail(workspace / SERVER_APP / PROGRESS_FILE), Tail(simulation.log)
         self._fault_since: float | None = None
         self._report_since: float | None = None
         self._alive_at: dict[str, float] = {}
+        self._complete_at = time.monotonic()
         self._evaluating = False
         self._reasons: dict[str, str] = {}
         self._panic: str | None = None
@@ -130,15 +135,19 @@ class Watch:
             self._notice()
 
     def _look_for_lost_sites(self, now: float) -> None:
-        """With a lasting process per site, one that was there and is gone is the end of the run."""
-        if not self.lasting or self._report_since is not None or self._fault_since is not None:
+        """FLARE runs as many site processes as it has threads; when one is missing for long, it is gone for good."""
+        if self._report_since is not None or self._fault_since is not None:
             return
-        self._alive_at.update(dict.fromkeys(self.simulation.processes.sites(), now))
-        for site, seen in self._alive_at.items():
-            if now - seen > self.patience.lost:
-                self._lost(site)
+        running = self.simulation.processes.sites()
+        self._alive_at.update(dict.fromkeys(running, now))
+        patience = self.patience.lost if self._lasting and running else self.patience.not_restarted
+        if len(running) >= self.threads or not self._alive_at:
+            self._complete_at = now
+        elif now - self._complete_at > patience:
+            gone = [site for site in self._alive_at if site not in running]
+            self._lost(max(gone, key=self._alive_at.get, default=None))
 
-    def _lost(self, site: str) -> None:
+    def _lost(self, site: str | None) -> None:
         self._own.append(Fault(site=site, text=LOST))
         self._notice()
 

@@ -80,8 +80,8 @@ class Inspector:
     def inspect(self, case: Case, *, compare: bool = True) -> Inspected:
         """A case's volumes and faults; without ``compare`` only whether they can be read."""
         faults = self._names(case)
-        image = _load(case.image, f"{case.field}.image", load_image, faults)
-        label = None if case.label is None else _load(case.label, f"{case.field}.label", load_label, faults)
+        image = load_checked(case.image, f"{case.field}.image", load_image, faults)
+        label = None if case.label is None else load_checked(case.label, f"{case.field}.label", load_label, faults)
         if compare:
             faults += self._contents(case, image, label)
         return Inspected(image=image, label=label, faults=faults)
@@ -142,8 +142,8 @@ def labelled_mask(case: Case, site: SiteConfig, space: LabelSpace) -> np.ndarray
     return space.labelled_mask(case.labels, where=f"{site.datalist}: {case.field}")
 
 
-def _load(path: Path, field: str, load: Callable[[Path], Volume], faults: list[Fault]) -> Volume | None:
-    """The volume; or None and one more fault."""
+def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults: list[Fault]) -> Volume | None:
+    """The volume that ``load`` reads from a file; or None and one more fault."""
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fedpartial.data.integrity import load_checked, raise_for_faults
 from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
@@ -20,7 +21,8 @@ def predict_file(model_path: Path, image_path: Path, out_path: Path, *, device: 
     """Segment one image with a model written by a job and save its label map (uint8 channels).
 
     The label map has the image's shape, affine and header; it is written under a temporary name and
-    renamed, so that an interrupted run leaves no half file. Raises ConfigError for a foreign model file.
+    renamed, so that an interrupted run leaves no half file. Raises ConfigError for a foreign model
+    file and DataFaults for an image that cannot be read.
     """
     import nibabel as nib
 
@@ -29,7 +31,8 @@ def predict_file(model_path: Path, image_path: Path, out_path: Path, *, device: 
     precision = select_precision(device, where="--device")
     network = build_network(preset, seed=0).to(precision.device, memory_format=torch.channels_last_3d)
     load_canonical(network, {name: torch.from_numpy(value) for name, value in weights.items()})
-    volume = load_image(Path(image_path))
+    volume = load_checked(Path(image_path), "image", load_image, faults := [])
+    raise_for_faults(faults)
     prepared = preprocess_image(volume, preset)
     logits = predict_logits(network, prepared.array, preset, precision)
     label = restore_logits(logits, prepared.affine, volume.array.shape, volume.affine)
