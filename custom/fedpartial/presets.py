@@ -109,7 +109,7 @@ PHANTOM = Preset(
         kernels=((3, 3, 3),) * _LEVELS,
         strides=((1, 1, 1),) + ((2, 2, 2),) * (_LEVELS - 1),
         filters=(8, 16, 32, 64),
-        # One head more cost a tumour class at this budget (docs/results.md); the paper's preset has three.
+        # A head more cost a tumour class at this budget (docs/results.md); the paper's preset has three.
         deep_supervision_heads=0,
     ),
     optimizer=OptimizerConfig(lr=0.15, momentum=0.9, weight_decay=1e-5, min_lr=1e-4, clip_norm=1.0),
