@@ -148,7 +148,7 @@ def test_a_site_process_that_dies_ends_the_run(fake_run, screen, left_running):
     code, out = fake_run("site_dies")
     assert code == 1
     assert time.monotonic() - started < 10
-    assert "error: site liver: a process ended without a word" in screen.errors
+    assert "error: site liver: its process ended without a word" in screen.errors
     assert screen.errors.count("error: ") == 1
     assert left_running(out, 3) == []
 
@@ -156,13 +156,13 @@ def test_a_site_process_that_dies_ends_the_run(fake_run, screen, left_running):
 def test_the_only_site_process_that_is_not_started_again_ends_the_run(fake_run, screen, left_running):
     code, out = fake_run("only_site_process_dies", threads=1)
     assert code == 1
-    assert "error: site spleen: a process ended without a word" in screen.errors
+    assert "error: a site's process ended without a word" in screen.errors
     assert left_running(out, 3) == []
 
 
 def test_flares_own_line_about_a_dead_site_ends_the_run_with_fewer_threads_too(fake_run, screen):
     assert fake_run("flare_says_a_site_died", threads=1)[0] == 1
-    assert "error: site liver: a process ended without a word" in screen.errors
+    assert "error: site liver: its process ended without a word" in screen.errors
 
 
 def test_a_site_process_that_never_answers_ends_the_run(fake_run, screen):

@@ -196,7 +196,9 @@ def test_a_site_process_that_is_killed_ends_the_run_in_bounded_time(start, tmp_p
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert time.monotonic() - killed < 45
-    assert "error: site liver: a process ended without a word" in errors
+    assert "process ended without a word" in errors
+    if threads == "2":
+        assert "error: site liver: " in errors
     assert flare_processes(tmp_path) == {}
 
 

@@ -45,7 +45,8 @@ class ProgressView:
             self._plan = event
         if line := line_of(event, self._plan, self.sites):
             self.say(line)
-            self._now(line)
+        if now := _now_of(event, self._plan):
+            self._now(now)
 
     def log_line(self, line: str) -> None:
         """Show FLARE's log itself, or only how far the sites are."""
@@ -74,10 +75,18 @@ class ProgressView:
             self.say(f"  {site}: {what}")
 
 
+def _now_of(event: dict, plan: dict) -> str | None:
+    """What goes on after this event, for the status line."""
+    if event["event"] == "plan":
+        return "preparing data"
+    if event["event"] == "phase":
+        return str(event["name"])
+    return f"round {event['round']} of {plan['num_rounds']}" if "round" in event else None
+
+
 def line_of(event: dict, plan: dict, sites: Sequence[str]) -> str | None:
     """The line for one event, or None for one without."""
-    kind = event["event"]
-    writer = _WRITERS.get(kind)
+    writer = _WRITERS.get(event["event"])
     return writer(event, plan, sites) if writer else None
 
 
@@ -115,8 +124,7 @@ def _failure(event: dict, plan: dict, sites: Sequence[str]) -> str:
 
 
 def _of_all(event: dict, plan: dict) -> str:
-    total = str(plan.get("num_rounds", "?"))
-    return f"{event['round']:>{len(total)}}/{total}"
+    return f"{event['round']:>{len(str(plan['num_rounds']))}}/{plan['num_rounds']}"
 
 
 _WRITERS = {

@@ -39,17 +39,15 @@ def run_job(options: Options, console: Console, errors: Console, patience: Patie
     with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, _interruptible():
         try:
             prepared = prepare(options, Path(temporary))
+            _introduce(prepared, console, errors)
+            faults = _simulate(options, prepared, console, patience or Patience())
+            return _finish(options, prepared, faults, console, errors)
         except Refused as refused:
             _show(refused.faults, errors)
             return USER_ERROR
-        _introduce(options, prepared, console, errors)
-        try:
-            faults = _simulate(options, prepared, console, patience or Patience())
         except Interrupted as interrupted:
-            collect(prepared.workspace, prepared.out)
-            _line(errors, f"interrupted; what was done is in {prepared.out}", "yellow")
+            _line(errors, "interrupted", "yellow")
             return interrupted.exit_code
-        return _finish(options, prepared, faults, console, errors)
 
 
 def _simulate(options: Options, prepared: Prepared, console: Console, patience: Patience) -> list[Fault]:
@@ -62,7 +60,7 @@ def _simulate(options: Options, prepared: Prepared, console: Console, patience: 
         device=options.device,
         patience=patience.terminate,
     )
-    with ProgressView(console, sites, verbose=options.verbose) as view, simulation:
+    with _kept(prepared), ProgressView(console, sites, verbose=options.verbose) as view, simulation:
         watch = Watch(
             simulation,
             workspace=workspace,
@@ -80,7 +78,6 @@ def _finish(options: Options, prepared: Prepared, faults: list[Fault], console: 
     from fedpartial.evaluation.table import console_table
 
     report, missing = judge(prepared.workspace, prepared.job.sites)
-    collect(prepared.workspace, prepared.out)
     if report is not None:
         console.print(console_table(report))
     if faults or missing:
@@ -110,11 +107,11 @@ def _as_given(prepared: Prepared, text: str) -> str:
     return text
 
 
-def _introduce(options: Options, prepared: Prepared, console: Console, errors: Console) -> None:
+def _introduce(prepared: Prepared, console: Console, errors: Console) -> None:
     plan = prepared.plan
     _line(
         console,
-        f"{prepared.job.meta.get('name', plan.job)}: {plan.num_rounds} round(s) of {plan.local_steps} local step(s), "
+        f"{plan.job}: {plan.num_rounds} round(s) of {plan.local_steps} local step(s), "
         f"preset {plan.preset}, seed {plan.seed}, {prepared.threads} site process(es) at a time",
     )
     for site in prepared.sites:
@@ -135,6 +132,15 @@ def _line(console: Console, text: str, style: str = "") -> None:
     from rich.text import Text
 
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _kept(prepared: Prepared) -> Iterator[None]:
+    """However a run ends, what it wrote lies in its folder."""
+    try:
+        yield
+    finally:
+        collect(prepared.workspace, prepared.out)
 
 
 @contextlib.contextmanager

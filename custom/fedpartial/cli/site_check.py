@@ -18,7 +18,6 @@ from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.labels import LabelSpace
 from fedpartial.sites import SiteConfig, read_site, site_file
 from fedpartial.training.plan import Plan
-from fedpartial.training.precision import select_precision
 
 MAX_SHOWN = 5
 
@@ -101,12 +100,31 @@ def unused_site_files(sites: Sequence[SiteConfig], files: SiteFolder) -> list[st
 
 def _faults(site: SiteConfig, space: LabelSpace | None, device: str | None) -> Iterator[ConfigError]:
     """Faults of a site whose file could be read; without a label space only those that do not need it."""
-    yield from _raised(lambda: select_precision(device or site.device, where="--device" if device else site.where))
+    yield from _raised(lambda: _check_device(device or site.device, "--device" if device else site.where))
     if space is not None:
         yield from _raised(lambda: space.table(site.labels, where=site.where))
     if site.source == "site file":
         yield from _raised(lambda: _check_datalist(site, space))
         yield from _missing_files(site)
+
+
+def _check_device(name: str, where: str) -> None:
+    """Whether there is such a device, without touching it: a GPU's memory belongs to the sites."""
+    import torch
+
+    try:
+        device = None if name == "auto" else torch.device(name)
+        missing = device is not None and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    except RuntimeError:
+        missing = True
+    if missing:
+        raise ConfigError(
+            where=where,
+            field="device",
+            got=name,
+            expected="a torch device that this machine has",
+            remedy="Use 'auto', which takes a GPU when there is one.",
+        )
 
 
 def _raised(check: Callable[[], object]) -> list[ConfigError]:

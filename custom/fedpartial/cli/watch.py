@@ -21,7 +21,7 @@ from fedpartial.flare.progress import PROGRESS_FILE
 DIED = re.compile(r"Subprocess died for client (?P<site>[\w.-]+)|Communication error with client (?P<other>[\w.-]+)")
 THREAD_DIED = re.compile(r"run_client_thread error: (?P<error>.+)")
 LOST = (
-    "a process ended without a word, as when memory runs out. "
+    "{} process ended without a word, as when memory runs out. "
     "A smaller --threads runs fewer sites at a time; the log may say more."
 )
 ABORTED = "TASK_ABORTED"
@@ -63,7 +63,7 @@ class Watch:
         self._events, self._log = Tail(workspace / SERVER_APP / PROGRESS_FILE), Tail(simulation.log)
         self._fault_since: float | None = None
         self._report_since: float | None = None
-        self._alive_at: dict[str, float] = {}
+        self._seen: set[str] = set()
         self._complete_at = time.monotonic()
         self._evaluating = False
         self._reasons: dict[str, str] = {}
@@ -135,20 +135,24 @@ class Watch:
             self._notice()
 
     def _look_for_lost_sites(self, now: float) -> None:
-        """FLARE runs as many site processes as it has threads; when one is missing for long, it is gone for good."""
+        """FLARE runs as many site processes as it has threads; when one is missing for long, it is gone for good.
+
+        Which site it was is known only where every site has its own.
+        """
         if self._report_since is not None or self._fault_since is not None:
             return
         running = self.simulation.processes.sites()
-        self._alive_at.update(dict.fromkeys(running, now))
+        self._seen |= running
         patience = self.patience.lost if self._lasting and running else self.patience.not_restarted
-        if len(running) >= self.threads or not self._alive_at:
+        if len(running) >= self.threads or not self._seen:
             self._complete_at = now
         elif now - self._complete_at > patience:
-            gone = [site for site in self._alive_at if site not in running]
-            self._lost(max(gone, key=self._alive_at.get, default=None))
+            gone = self._seen - running if self._lasting else {None}
+            for site in gone:
+                self._lost(site)
 
     def _lost(self, site: str | None) -> None:
-        self._own.append(Fault(site=site, text=LOST))
+        self._own.append(Fault(site=site, text=LOST.format("its" if site else "a site's")))
         self._notice()
 
     def _notice(self) -> None:
