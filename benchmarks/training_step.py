@@ -8,6 +8,7 @@ table shows medians of CPU milliseconds per part and page faults per step.
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import statistics
@@ -51,7 +52,7 @@ def one_process() -> dict[str, float]:
         times.append(time.process_time())
         loss.backward()
         times.append(time.process_time())
-        values = [1000 * (b - a) for a, b in zip(times, times[1:], strict=False)]
+        values = [1000 * (b - a) for a, b in itertools.pairwise(times)]
         values.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
         if step >= WARM_UP:
             sums = {name: sums[name] + value / STEPS for name, value in zip(PARTS, values, strict=True)}

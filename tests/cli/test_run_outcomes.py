@@ -178,26 +178,42 @@ def test_the_time_limit_ends_the_run(fake_run, screen, left_running, behaviour):
     assert left_running(out, 1) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interruption_ends_every_process_and_keeps_what_is_done(
-    fake_run, screen, left_running, tmp_path, number, code
-):
-    before = signal.getsignal(number)
+@pytest.fixture
+def signal_when_it_runs(tmp_path):
+    """``signal_when_it_runs(number, handler)`` sends a signal to this process, which has that handler until then."""
+    handlers = {}
 
-    def interrupt_when_it_runs() -> None:
+    def send(number: signal.Signals) -> None:
         while not list(tmp_path.glob("out/workspace/server/simulate_job/app_server/progress.jsonl")):
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
-    killer = threading.Thread(target=interrupt_when_it_runs, daemon=True)
-    killer.start()
+    def prepare(number: signal.Signals, handler) -> None:
+        handlers[number] = signal.signal(number, handler)
+        threading.Thread(target=send, args=[number], daemon=True).start()
+
+    yield prepare
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interruption_ends_every_process_and_keeps_what_is_done(
+    fake_run, screen, left_running, signal_when_it_runs, number, code
+):
+    signal_when_it_runs(number, signal.default_int_handler)
     got, out = fake_run("hangs")
-    killer.join()
     assert got == code
     assert "interrupted" in screen.errors
     assert left_running(out, 1) == []
     assert {"simulator.log", "progress.jsonl", "logs", "workspace"} <= results(out)
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(fake_run, screen, signal_when_it_runs):
+    signal_when_it_runs(signal.SIGHUP, signal.SIG_IGN)
+    assert fake_run("hangs", time_limit_min=0.02)[0] == 1
+    assert "time limit" in screen.errors
 
 
 # --- what is refused before ---------------------------------------------------------------------------------

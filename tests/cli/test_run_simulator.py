@@ -26,6 +26,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 COMMAND = [sys.executable, "-c", "from fedpartial.cli.main import app; app()", "run"]
 
 
+def listen_to_ctrl_c() -> None:
+    """As in a terminal, also where the tests run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(job: Path, hospitals: Path, tmp_path: Path):
     """``start("--rounds", "2")`` starts the command on the two hospitals; what still runs at the end is ended."""
@@ -36,7 +41,9 @@ def start(job: Path, hospitals: Path, tmp_path: Path):
         command = [*COMMAND, *given, "--site-config", str(hospitals), *options]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment))
+        started.append(
+            subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=listen_to_ctrl_c)
+        )
         return started[-1]
 
     yield run
@@ -111,9 +118,7 @@ def test_a_run_of_two_sites_writes_what_it_promises(finish, hospitals, tmp_path)
     assert {(row["round"], row["site"]) for row in rows} >= {(r, s) for r in "12" for s in SITES}
     assert {path.name for path in (folder / "logs").iterdir()} == {"server.txt", "liver.txt", "spleen.txt"}
     assert {path.name for path in (folder / "tb_events").iterdir()} == set(SITES)
-    assert (
-        "Dice of condistfl" in (folder / "report.html").read_text() or "<html" in (folder / "report.html").read_text()
-    )
+    assert "condistfl" in (folder / "report.html").read_text()
     assert not (folder / "workspace").exists()
 
     for number in (1, 2):

@@ -27,6 +27,10 @@ def updates(dtype=np.float32, scale: float = 1.0) -> dict[str, dict[str, np.ndar
 WEIGHTS = {"kidney": 1.0, "liver": 40.0, "pancreas": 3.5, "spleen": 7.0}
 
 
+CANCELLING = {"kidney": 2.0**60, "liver": 3.0, "pancreas": -(2.0**60), "spleen": 5.0}
+"""Their sum depends on its order even in float64: 3 and 5 are lost beside 2^60."""
+
+
 @pytest.mark.parametrize("weights", [WEIGHTS, dict.fromkeys(SITES, 1.0), dict.fromkeys(SITES, 25)])
 def test_it_is_numpys_average_in_float64(weights):
     given = updates()
@@ -52,14 +56,21 @@ def test_the_order_of_arrival_changes_no_bit():
     assert checked == 24
 
 
-def test_summing_in_float32_would_show():
-    """The values above are such that the order matters without care."""
-    given = updates()
-    sums = {
-        sum((given[site]["a"] for site in order), np.zeros(SHAPES["a"], np.float32)).tobytes()
-        for order in itertools.permutations(SITES)
+def test_the_order_of_arrival_does_not_even_matter_where_values_cancel():
+    orders = list(itertools.permutations(SITES))
+    assert len({sum(CANCELLING[site] for site in order) for order in orders}) > 1, "the order matters without care"
+    means = {
+        weighted_mean({s: {"w": np.float32([CANCELLING[s]])} for s in order}, dict.fromkeys(order, 1.0))["w"].tobytes()
+        for order in orders
     }
-    assert len(sums) > 1
+    assert len(means) == 1
+
+
+def test_sums_run_in_float64():
+    """In float32 the 1 would be lost beside 10^8."""
+    values = {"kidney": 1e8, "liver": 1.0, "pancreas": -1e8, "spleen": 1.0}
+    given = {site: {"w": np.float32([value])} for site, value in values.items()}
+    assert weighted_mean(given, dict.fromkeys(SITES, 1.0))["w"].tolist() == [0.5]
 
 
 def test_the_order_of_the_names_does_not_matter():

@@ -145,12 +145,13 @@ def _kept(prepared: Prepared) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C, ``kill`` and a closed terminal all end a run in the same orderly way."""
+    """Ctrl-C, ``kill`` and a closed terminal all end a run in the same orderly way, unless nohup says otherwise."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    listened_to = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in listened_to}
     try:
         yield
     finally:

@@ -20,7 +20,6 @@ from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 
 from fedpartial.errors import ConfigError, DataFaults
-from fedpartial.evaluation.overlays import case_mean
 from fedpartial.flare.failure import REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
@@ -160,6 +159,8 @@ class SiteLearner(Learner):
 
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Validation Dice of every model in the task and full scores on the site's test cases."""
+        from fedpartial.evaluation.overlays import case_mean
+
         session = self._open(task, fl_ctx)
         result: dict[str, dict] = {"validation": {}, "testing": {}}
         for name, arrays in task[MODELS].items():

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from fedpartial.data.preprocess import load_image, load_label
 from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
-from fedpartial.evaluation.metrics import CaseScores, score_case
 from fedpartial.methods.base import Method
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
@@ -28,6 +28,9 @@ from fedpartial.training.local_trainer import LocalTrainer, RoundResult
 from fedpartial.training.memory import keep_freed_memory
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
+
+if TYPE_CHECKING:
+    from fedpartial.evaluation.metrics import CaseScores
 
 SPLITS = ("training", "validation", "testing")
 log = logging.getLogger(__name__)
@@ -127,6 +130,9 @@ class SiteSession:
 
     def score_prediction(self, case: StoredCase, prediction: np.ndarray) -> CaseScores:
         """Scores of one predicted case against its label file."""
+        # SciPy costs half a second, and a simulated train task is a new process that does not score.
+        from fedpartial.evaluation.metrics import score_case
+
         return score_case(
             prediction,
             self.reference(case),
