@@ -252,7 +252,7 @@ def test_a_raw_value_written_twice_is_refused(config_dir):
     with pytest.raises(ConfigError) as caught:
         read_site(HOSPITAL, config_dir)
     assert caught.value.where == str(site_file(config_dir, HOSPITAL))
-    assert "1" in caught.value.field
+    assert "'1' stands twice" in caught.value.got
 
 
 @pytest.mark.parametrize("value", [None, 0, True, ["cpu"]])

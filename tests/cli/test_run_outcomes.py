@@ -108,7 +108,7 @@ def test_what_was_not_written_is_a_failure_whatever_the_exit_code(fake_run, scre
 def test_a_failing_site_ends_the_run_with_its_own_words(fake_run, screen, left_running, hospitals):
     code, out = fake_run("site_fails_and_hangs", site_config=hospitals)
     assert code == 1
-    assert left_running(out, 2) == []
+    assert left_running(out, 3) == []
     assert screen.errors.count("error: ") == 1
     assert f"error: site liver: {hospitals}/first.json: labels: got 'x'; expected y." in screen.errors
     assert "the public reason" not in screen.errors

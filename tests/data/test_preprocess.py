@@ -116,7 +116,7 @@ def test_the_prepared_grid_is_canonical_has_the_spacing_and_covers_the_scan(affi
 
 
 def test_a_scan_already_on_the_grid_is_only_normalised():
-    rng, affine = np.random.default_rng(0), affine_of([(0, 5), (1, 5), (2, 5)])
+    rng, affine = np.random.default_rng(0), affine_of(list(enumerate(PHANTOM.spacing_mm)))
     array = rng.uniform(-200, 400, (9, 8, 7)).astype(np.float32)
     prepared = preprocess_image(Volume(array=array, affine=affine), PHANTOM)
     np.testing.assert_allclose(prepared.affine, affine)

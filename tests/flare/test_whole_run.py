@@ -16,6 +16,7 @@ from fedpartial.methods.base import LossTerms
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.server.fed_optimizer import ServerSGD
+from fedpartial.training.checkpoint import read_tensors
 from fedpartial.training.model_file import load_model
 
 
@@ -53,6 +54,14 @@ def test_a_whole_run_leaves_models_and_a_report(finished, tiny_sites, tmp_path):
     chosen, best = report["selected_model"], load_model(finished.app / BEST_MODEL)
     assert_equal(best[0], expected[chosen["round"] - 1])
     assert (best[1].round_number, best[1].val_dice) == (chosen["round"], pytest.approx(chosen["val_dice"]))
+
+    evaluation = finished.engine.workflows[-1]
+    for name, hospital in finished.link.hospitals.items():
+        trained, _ = read_tensors(hospital.app / "local_model.safetensors")
+        scored = evaluation._local_models[name]
+        assert set(scored) == set(trained)
+        for tensor, value in trained.items():
+            np.testing.assert_allclose(scored[tensor], value.numpy(), rtol=0, atol=1e-6)
 
     events = [line["event"] for line in finished.progress()]
     assert events.count("update") == 4

@@ -108,11 +108,19 @@ def test_without_a_best_model_the_final_one_is_selected(tiny, tmp_path):
     assert (report.selected_round, report.selected_dice) == (1, pytest.approx(0.1))
 
 
-def test_when_no_site_answers_no_model_gets_the_score_of_another(report):
-    name = report.select({"final": {}, "best": {}})
-    selected = name, report.selected_round, report.selected_dice
-    assert selected in [("best", 1, BEST_OF_EARLIER_ROUNDS), ("final", 2, None)]
+def test_when_no_site_answers_the_best_scored_model_is_selected(report):
+    """The last aggregate has no score, least of all that of another model."""
+    assert report.select({"final": {}, "best": {}}) == "best"
+    assert (report.selected_round, report.selected_dice) == (1, BEST_OF_EARLIER_ROUNDS)
     assert report.history.rounds[-1].val_dice is None
+
+
+@pytest.mark.parametrize("dice", [None, 0.2])
+def test_the_final_model_keeps_its_own_score_where_it_is_the_only_one(report, dice):
+    if dice is not None:
+        report.add_site_scores("north", answer("north", {"final": dice}, {"final": 0}))
+    assert report.select({"final": {}}) == "final"
+    assert (report.selected_round, report.selected_dice) == (2, dice)
 
 
 def test_an_answer_with_unknown_scores_is_refused(report):
