@@ -73,7 +73,7 @@ def test_a_whole_run_leaves_models_and_a_report(finished, tiny_sites, tmp_path):
 
 
 def test_a_site_that_fails_is_named_with_its_reason_and_the_others_go_on(make_server):
-    server = make_server(None, FedAvg())
+    server = make_server(None, FedAvg(), num_rounds=1)
     spleen = server.link.hospitals["spleen"]
     path = spleen.root / "local" / "sites" / "spleen.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "data_root": str(spleen.root / "mrs_miller")}))
@@ -98,7 +98,7 @@ class Diverging(FedAvg):
 
 
 def test_a_site_that_only_failed_to_train_still_gives_scores_and_the_report_says_so(make_server):
-    server = make_server(None, FedAvg())
+    server = make_server(None, FedAvg(), num_rounds=1)
     server.link.hospitals["spleen"].method = Diverging()
     server.run(min_clients=1)
     assert "loss is nan" in next(line for line in server.progress() if line["event"] == "failure")["reason"]
@@ -122,13 +122,13 @@ def poison(hospital) -> None:
 
 def test_a_bad_update_never_reaches_the_global_model(make_server):
     """With one site enough, the other one alone decides."""
-    server = make_server(None, FedAvg())
+    server = make_server(None, FedAvg(), num_rounds=1)
     poison(server.link.hospitals["spleen"])
     server.run(min_clients=1, evaluate=False)
     found, _ = load_model(server.app / GLOBAL_MODEL)
     assert all(np.isfinite(value).all() for value in found.values())
     updates = [line["site"] for line in server.progress() if line["event"] == "update"]
-    assert updates == ["liver", "liver"]
+    assert updates == ["liver"]
 
 
 def test_a_refused_update_is_reported_with_site_and_tensor(make_server):

@@ -29,28 +29,47 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, or another polite request to end."""
 
-    def __init__(self, number: int):
-        super().__init__()
-        self.exit_code = 128 + number
+
+class Interruption:
+    """The signal handler. An exception out of a handler can hit any line, so while the simulator runs the first
+    signal is only noted, and the watch sees it; everywhere else, and at the second signal, it is raised."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.watched = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        first, self.number = self.number is None, self.number or number
+        if not (self.watched and first):
+            raise Interrupted
+
+    def requested(self) -> bool:
+        return self.number is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
 
 
 def run_job(options: Options, console: Console, errors: Console, patience: Patience | None = None) -> int:
     """The whole command; returns its exit code."""
-    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, _interruptible():
+    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, _interruptible() as interruption:
         try:
             prepared = prepare(options, Path(temporary))
             _introduce(prepared, console, errors)
-            faults = _simulate(options, prepared, console, patience or Patience())
+            faults = _simulate(options, prepared, interruption, console, patience or Patience())
             return _finish(options, prepared, faults, console, errors)
         except Refused as refused:
             _show(refused.faults, errors)
             return USER_ERROR
-        except Interrupted as interrupted:
+        except Interrupted:
             _line(errors, "interrupted", "yellow")
-            return interrupted.exit_code
+            return interruption.exit_code
 
 
-def _simulate(options: Options, prepared: Prepared, console: Console, patience: Patience) -> list[Fault]:
+def _simulate(
+    options: Options, prepared: Prepared, interruption: Interruption, console: Console, patience: Patience
+) -> list[Fault]:
     """Run FLARE's simulator to its end or to the first fault; no process is left when this returns or raises."""
     sites, workspace = prepared.job.sites, prepared.workspace
     simulation = Simulation(
@@ -60,17 +79,22 @@ def _simulate(options: Options, prepared: Prepared, console: Console, patience: 
         device=options.device,
         patience=patience.terminate,
     )
+    interruption.watched = True
     with _kept(prepared), ProgressView(console, sites, verbose=options.verbose) as view, simulation:
-        watch = Watch(
+        faults = Watch(
             simulation,
             workspace=workspace,
             threads=prepared.threads,
             num_sites=len(sites),
             limit_s=options.time_limit_min * 60,
+            stop=interruption.requested,
             view=view,
             patience=patience,
-        )
-        return watch.run()
+        ).run()
+    interruption.watched = False
+    if interruption.requested():
+        raise Interrupted
+    return faults
 
 
 def _finish(options: Options, prepared: Prepared, faults: list[Fault], console: Console, errors: Console) -> int:
@@ -144,16 +168,13 @@ def _kept(prepared: Prepared) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> Iterator[Interruption]:
     """Ctrl-C, ``kill`` and a closed terminal all end a run in the same orderly way, unless nohup says otherwise."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
+    interruption = Interruption()
     listened_to = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in listened_to}
+    before = {number: signal.signal(number, interruption) for number in listened_to}
     try:
-        yield
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

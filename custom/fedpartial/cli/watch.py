@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +54,12 @@ class Watch:
         threads: int,
         num_sites: int,
         limit_s: float,
+        stop: Callable[[], bool],
         view: ProgressView,
         patience: Patience,
     ):
         self.simulation, self.workspace = simulation, workspace
-        self.threads, self.view, self.patience = threads, view, patience
+        self.threads, self.stop, self.view, self.patience = threads, stop, view, patience
         self._lasting = threads == num_sites
         self.limit_s, self._deadline = limit_s, time.monotonic() + limit_s
         self._events, self._log = Tail(workspace / SERVER_APP / PROGRESS_FILE), Tail(simulation.log)
@@ -88,16 +90,17 @@ class Watch:
     def _finished(self) -> bool:
         now = time.monotonic()
         ended = self.simulation.exit_code() is not None
+        failed = any(self.workspace.glob(FAILURES))  # looked at first, so that the phase it belongs to is known
         self._read()
-        if ended:
+        if ended or self.stop():
             return True
         if now > self._deadline:
             text = f"the time limit of {self.limit_s / 60:g} min is over; raise it with --time-limit"
             self._own.append(Fault(text=text))
             return True
         self._look_for_lost_sites(now)
-        if self._fault_since is None and not self._evaluating and any(self.workspace.glob(FAILURES)):
-            self._fault_since = now
+        if failed and not self._evaluating:
+            self._notice()
         over = (self._fault_since, self.patience.fault), (self._report_since, self.patience.ending)
         return any(since is not None and now - since > seconds for since, seconds in over)
 
