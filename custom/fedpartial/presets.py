@@ -113,7 +113,7 @@ PHANTOM = Preset(
         deep_supervision_heads=0,
     ),
     optimizer=OptimizerConfig(lr=0.15, momentum=0.9, weight_decay=1e-5, min_lr=1e-4, clip_norm=1.0),
-    num_rounds=7,
+    num_rounds=8,
     local_steps=45,
     cpu_threads=1,
 )

@@ -183,14 +183,16 @@ def signal_when_it_runs(tmp_path):
     """``signal_when_it_runs(number, handler)`` sends a signal to this process, which has that handler until then."""
     handlers = {}
 
-    def send(number: signal.Signals) -> None:
+    def send(number: signal.Signals, times: int) -> None:
         while not list(tmp_path.glob("out/workspace/server/simulate_job/app_server/progress.jsonl")):
             time.sleep(0.05)
-        os.kill(os.getpid(), number)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(1.0)
 
-    def prepare(number: signal.Signals, handler) -> None:
+    def prepare(number: signal.Signals, handler, times: int = 1) -> None:
         handlers[number] = signal.signal(number, handler)
-        threading.Thread(target=send, args=[number], daemon=True).start()
+        threading.Thread(target=send, args=[number, times], daemon=True).start()
 
     yield prepare
     for number, handler in handlers.items():
@@ -208,6 +210,16 @@ def test_an_interruption_ends_every_process_and_keeps_what_is_done(
     assert left_running(out, 1) == []
     assert {"simulator.log", "progress.jsonl", "logs", "workspace"} <= results(out)
     assert signal.getsignal(number) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_waits_for_nobody(fake_run, screen, left_running, signal_when_it_runs):
+    signal_when_it_runs(signal.SIGINT, signal.default_int_handler, times=2)
+    started = time.monotonic()
+    code, out = fake_run("ignores_sigterm", must_end_by_itself=True)
+    assert code == 130
+    assert time.monotonic() - started < 20
+    assert left_running(out, 1) == []
+    assert "progress.jsonl" in results(out)
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(fake_run, screen, signal_when_it_runs):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from fedpartial.training.model_file import load_model
 
@@ -58,7 +59,9 @@ def edit(path: Path, **values) -> None:
 
 def simulate(job: Path, workspace: Path, threads: int) -> Run:
     """Run a job to its end; whatever happens, no process of it stays behind."""
-    environment = {**os.environ, "FEDPARTIAL_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "HOME": str(workspace.parent)}
+    home = workspace.parent / "home"
+    home.mkdir()
+    environment = {**os.environ, "FEDPARTIAL_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "HOME": str(home)}
     command = [str(NVFLARE), "simulator", str(job), "-w", str(workspace), "-t", str(threads)]
     log = workspace.with_suffix(".log")
     with log.open("w") as output:
@@ -68,8 +71,19 @@ def simulate(job: Path, workspace: Path, threads: int) -> Run:
         try:
             code = process.wait(timeout=LIMIT_SECONDS)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
     assert code == 0, log.read_text()[-3000:]
     return Run(workspace)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill the process, its group and its descendants: FLARE's clients have sessions of their own."""
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()

@@ -15,8 +15,8 @@ from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.networks.canonical import StateMismatch, canonical_state, load_canonical
 from fedpartial.networks.dynunet import build_network
-from fedpartial.training import local_trainer
 from fedpartial.training.local_trainer import Schedule, TrainingDiverged, TrainingStopped
+from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision
 
 ROUNDS = 3
@@ -175,19 +175,19 @@ def test_the_method_hears_the_servers_round_number(make_trainer, weights):
 
 
 def test_the_learning_rate_follows_the_global_step(make_trainer, weights, monkeypatch):
-    rates, original = [], local_trainer.set_learning_rate
+    rates, original = [], NesterovSGD.step
 
-    def note(optimizer, rate):
-        original(optimizer, rate)
-        rates.append([group["lr"] for group in optimizer.param_groups])
+    def note(optimizer):
+        rates.append(optimizer.lr)
+        original(optimizer)
 
-    monkeypatch.setattr(local_trainer, "set_learning_rate", note)
+    monkeypatch.setattr(NesterovSGD, "step", note)
     trainer = make_trainer()
     trainer.run_round(weights, 2, go_on)
     trainer.run_round(weights, 0, go_on)
     schedule = Schedule(num_rounds=3, local_steps=2)
-    assert rates == [[schedule.learning_rate(TINY.optimizer, step)] for step in (4, 5, 0, 1)]
-    assert rates[2] == [TINY.optimizer.lr]
+    assert rates == [schedule.learning_rate(TINY.optimizer, step) for step in (4, 5, 0, 1)]
+    assert rates[2] == TINY.optimizer.lr
 
 
 def test_without_a_learning_rate_nothing_moves(make_trainer, weights):

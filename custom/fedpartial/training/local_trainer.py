@@ -24,9 +24,8 @@ from fedpartial.networks.canonical import canonical_state, canonical_tensors, lo
 from fedpartial.networks.dynunet import build_network, heads
 from fedpartial.presets import OptimizerConfig, Preset
 from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
+from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision
-
-MOMENTUM = "momentum_buffer"
 
 
 class TrainingStopped(RuntimeError):
@@ -130,7 +129,7 @@ class LocalTrainer:
         for step, batch in enumerate(stream, start=first):
             if stop():
                 raise TrainingStopped(f"stopped before step {step - first + 1} of round {context.round_number}")
-            set_learning_rate(optimizer, self.schedule.learning_rate(self.preset.optimizer, step))
+            optimizer.lr = self.schedule.learning_rate(self.preset.optimizer, step)
             terms = self._step(batch, context, teacher, optimizer, scaler, step)
             for name, value in {"loss": terms.total, **terms.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
@@ -150,7 +149,7 @@ class LocalTrainer:
         terms = self.method.loss(outputs, teacher_logits, label, labelled, context)
         if not torch.isfinite(terms.total):
             raise TrainingDiverged(f"loss is {terms.total.item()} at step {step} of round {context.round_number}")
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         scaler.scale(terms.total).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.preset.optimizer.clip_norm)
@@ -164,42 +163,20 @@ class LocalTrainer:
             raise TrainingDiverged(f"{len(bad)} tensor(s) are not finite after training, first {bad[0]!r}")
         return {name: tensor - torch.as_tensor(weights[name]) for name, tensor in local.items()}
 
-    def _restore_optimizer(self, round_number: int):
-        config = self.preset.optimizer
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
-            weight_decay=config.weight_decay,
-        )
+    def _restore_optimizer(self, round_number: int) -> tuple[NesterovSGD, torch.amp.GradScaler]:
+        optimizer = NesterovSGD(dict(self.network.named_parameters()), self.preset.optimizer)
         scaler = torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
         state = load_state_before(self.state_dir, round_number)
         if state is not None:
-            for name, parameter in self.network.named_parameters():
-                if name in state.tensors:
-                    optimizer.state[parameter][MOMENTUM] = state.tensors[name].to(parameter.device)
+            optimizer.load(state.tensors)
             if self.precision.needs_scaler and state.values["scaler"]:
                 scaler.load_state_dict(state.values["scaler"])
         return optimizer, scaler
 
-    def _save(self, round_number: int, optimizer, scaler) -> None:
-        buffers = {
-            name: optimizer.state[parameter][MOMENTUM]
-            for name, parameter in self.network.named_parameters()
-            if optimizer.state[parameter].get(MOMENTUM) is not None
-        }
-        save_state(
-            self.state_dir,
-            round_number,
-            SiteState(tensors=buffers, values={"round": round_number, "scaler": scaler.state_dict()}),
-        )
+    def _save(self, round_number: int, optimizer: NesterovSGD, scaler: torch.amp.GradScaler) -> None:
+        values = {"round": round_number, "scaler": scaler.state_dict()}
+        save_state(self.state_dir, round_number, SiteState(tensors=optimizer.state(), values=values))
 
     def local_weights(self) -> dict[str, Tensor]:
         """The local model as it stands after the latest round."""
         return {name: t.detach().cpu().clone() for name, t in canonical_tensors(self.network).items()}
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
