@@ -172,9 +172,9 @@ def test_a_site_process_that_never_answers_ends_the_run(fake_run, screen):
 
 @pytest.mark.parametrize("behaviour", ["hangs", "ignores_sigterm"])
 def test_the_time_limit_ends_the_run(fake_run, screen, left_running, behaviour):
-    code, out = fake_run(behaviour, time_limit_min=0.02)
+    code, out = fake_run(behaviour, time_limit_min=0.012)
     assert code == 1
-    assert "time limit of 0.02 min" in screen.errors
+    assert "time limit of 0.012 min" in screen.errors
     assert left_running(out, 1) == []
 
 
@@ -188,7 +188,7 @@ def signal_when_it_runs(tmp_path):
             time.sleep(0.05)
         for _ in range(times):
             os.kill(os.getpid(), number)
-            time.sleep(1.0)
+            time.sleep(0.3)
 
     def prepare(number: signal.Signals, handler, times: int = 1) -> None:
         handlers[number] = signal.signal(number, handler)
@@ -224,7 +224,7 @@ def test_a_second_ctrl_c_waits_for_nobody(fake_run, screen, left_running, signal
 
 def test_under_nohup_a_closed_terminal_ends_nothing(fake_run, screen, signal_when_it_runs):
     signal_when_it_runs(signal.SIGHUP, signal.SIG_IGN)
-    assert fake_run("hangs", time_limit_min=0.02)[0] == 1
+    assert fake_run("hangs", time_limit_min=0.012)[0] == 1
     assert "time limit" in screen.errors
 
 

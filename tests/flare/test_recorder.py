@@ -43,10 +43,12 @@ class Run:
 
     def fire(self, event: str, **props) -> None:
         for key, value in props.items():
-            self.fl_ctx.set_prop(getattr(AppConstants, key), value, private=True, sticky=key != "TRAINING_RESULT")
+            self.fl_ctx.set_prop(
+                getattr(AppConstants, key), value, private=True, sticky=key in ("GLOBAL_MODEL", "CURRENT_ROUND")
+            )
         self.engine.fire_event(event, self.fl_ctx)
 
-    def play(self, number: int, scores: dict) -> None:
+    def play(self, number: int, scores: dict, accepted: bool = True) -> None:
         """A round whose global model is filled with the round's number."""
         model = make_model_learnable({"w": np.full(3, number, np.float32)}, {})
         self.fire(AppEventType.ROUND_STARTED, GLOBAL_MODEL=model, CURRENT_ROUND=number)
@@ -54,7 +56,7 @@ class Run:
             metrics = {"loss": 1.0 / (1 + number), "val_dice": scores, "seconds": 2.0, "bytes_down": 12, **FACTS}
             self.fl_ctx.set_peer_context(peer(site))
             result = update_message({"w": torch.zeros(3)}, 1, metrics)
-            self.fire(AppEventType.BEFORE_CONTRIBUTION_ACCEPT, TRAINING_RESULT=result)
+            self.fire(AppEventType.AFTER_CONTRIBUTION_ACCEPT, TRAINING_RESULT=result, AGGREGATION_ACCEPTED=accepted)
         self.fire(AppEventType.BEFORE_AGGREGATION)
         self.fire(AppEventType.ROUND_DONE)
 
@@ -66,6 +68,12 @@ class Run:
 @pytest.fixture
 def run(tiny, tmp_path):
     return Run(tmp_path)
+
+
+def test_an_update_that_the_aggregator_leaves_out_is_not_counted(run):
+    """A late answer of an earlier round, for one."""
+    run.play(0, SCORES[0], accepted=False)
+    assert [line["event"] for line in run.lines()] == ["plan", "round"]
 
 
 def test_progress_has_a_line_for_the_plan_every_update_and_every_round(run):

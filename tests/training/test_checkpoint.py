@@ -115,3 +115,10 @@ def test_a_damaged_state_is_not_taken_for_a_fresh_site(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(Exception, match=r"(?i)incomplete|invalid|buffer"):
         load_state_before(tmp_path, 1)
+
+
+def test_a_round_that_starts_again_drops_the_abandoned_later_states(tmp_path):
+    for number in (2, 3, 0):
+        save_state(tmp_path, number, SiteState(tensors={"m": torch.full((1,), float(number))}, values={}))
+    assert load_state_before(tmp_path, 1).tensors["m"].item() == 0.0
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1

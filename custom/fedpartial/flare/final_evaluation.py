@@ -55,9 +55,10 @@ class FinalEvaluation(Controller):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
-        if event_type == AppEventType.BEFORE_CONTRIBUTION_ACCEPT and self.cross_site:
+        if event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT and self.cross_site:
             last_round = plan_of_server(fl_ctx, self.plan_id).plan.num_rounds - 1
-            if fl_ctx.get_prop(AppConstants.CURRENT_ROUND) == last_round:
+            accepted = fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED)
+            if accepted and fl_ctx.get_prop(AppConstants.CURRENT_ROUND) == last_round:
                 self._keep_local_model(fl_ctx)
 
     def _keep_local_model(self, fl_ctx: FLContext) -> None:

@@ -34,7 +34,7 @@ class RunRecorder(Widget):
         self._handlers = {
             EventType.START_RUN: self._start,
             AppEventType.ROUND_STARTED: self._round_started,
-            AppEventType.BEFORE_CONTRIBUTION_ACCEPT: self._update_received,
+            AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._update_received,
             AppEventType.BEFORE_AGGREGATION: self._score_incoming_model,
             AppEventType.ROUND_DONE: self._round_done,
             EventType.BEFORE_TASK_RESULT_FILTER: self._look_for_failure,
@@ -57,6 +57,8 @@ class RunRecorder(Widget):
         self.history.start_round(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
 
     def _update_received(self, fl_ctx: FLContext) -> None:
+        if not fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
+            return
         site = site_name(fl_ctx.get_peer_context())
         dxo = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT))
         metrics = dxo.get_meta_prop(METRICS)

@@ -30,12 +30,15 @@ class SiteState:
 
 
 def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
-    """Write the state after ``round_number`` and drop all but the two latest."""
+    """Write the state after ``round_number``; keep the one before it, drop older ones and abandoned later ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PATTERN.format(round_number)
     write_tensors(path, state.tensors, {"values": json.dumps(state.values)})
-    for old in sorted(folder.glob("after_round_*.safetensors"))[:-KEPT]:
-        old.unlink()
+    written = sorted(folder.glob("after_round_*.safetensors"))
+    kept = [p for p in written if p.name <= path.name][-KEPT:]
+    for other in written:
+        if other not in kept:
+            other.unlink()
     return path
 
 
