@@ -33,7 +33,7 @@ class RunRecord:
     job: name of the job folder. commit: of the source, None when unknown. preset: name of the preset.
     versions: package name -> version.
     empty_class_policy: the Dice of a class predicted but not in the reference ("exclude" or "zero").
-    device, precision: site -> what it trained on ("cpu", "cuda:0 NVIDIA A100"), and in ("float32", "amp").
+    device, precision: site -> what it trained on ("cpu", "cuda"), and in ("float32", "amp").
     sites: site -> ``summarise(...)`` of its test cases. external: ``summarise(...)`` of the external set,
     {} without one.
     rounds: one dict per round: round, seconds, bytes_up, bytes_down, val_dice, and sites: site ->
