@@ -25,7 +25,6 @@ from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig
 from fedpartial.training.evaluator import predict_on_original_grid, quick_dice
 from fedpartial.training.local_trainer import LocalTrainer, RoundResult
-from fedpartial.training.memory import keep_freed_memory
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
 
@@ -53,7 +52,6 @@ class SiteSession:
         if self.preset.cpu_threads:
             torch.set_num_threads(self.preset.cpu_threads)
         self.precision = select_precision(site.device, where=site.where)
-        keep_freed_memory()
         self.table = self.preset.label_space.table(site.labels, where=site.where)
         if site.source == "phantom":
             ensure_phantom(site.data_root.parent, site.name, progress=self._progress("phantom case"))
