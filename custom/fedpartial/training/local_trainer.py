@@ -20,7 +20,7 @@ from fedpartial.data.loader import BatchStream
 from fedpartial.data.sampler import Batch, PatchSampler
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.methods.base import LossTerms, Method, RoundContext
-from fedpartial.networks.canonical import canonical_state, canonical_tensors, load_canonical
+from fedpartial.networks.canonical import canonical_state, load_canonical
 from fedpartial.networks.dynunet import build_network, heads
 from fedpartial.presets import OptimizerConfig, Preset
 from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
@@ -179,4 +179,4 @@ class LocalTrainer:
 
     def local_weights(self) -> dict[str, Tensor]:
         """The local model as it stands after the latest round."""
-        return {name: t.detach().cpu().clone() for name, t in canonical_tensors(self.network).items()}
+        return canonical_state(self.network)
