@@ -50,7 +50,7 @@ def test_an_unknown_argument_of_a_nested_class_is_named_with_the_known_ones(edit
     assert "ConDistFL: temperature, weight_start, weight_end" in fault.expected
 
 
-@pytest.mark.parametrize(("file", "name"), [(SERVER, "persistor"), (SERVER, "plan"), (CLIENT, "tb_writer")])
+@pytest.mark.parametrize(("file", "name"), [(SERVER, "persistor"), (SERVER, "plan"), (SERVER, "scalars")])
 def test_an_unknown_argument_of_any_component_is_refused(edit, faults_of, file, name):
     path = edit(file, lambda c: component(c, name)["args"].update(colour="red"))
     (fault,) = faults_of()

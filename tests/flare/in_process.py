@@ -20,7 +20,6 @@ from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
-from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 from nvflare.fuel.utils import fobs
 
 from federation import tiny_plan
@@ -30,6 +29,7 @@ from fedpartial.flare.learner import SiteLearner
 from fedpartial.flare.persistor import GlobalModelFile
 from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.recorder import RunRecorder
+from fedpartial.flare.rounds import FederatedRounds
 from fedpartial.flare.update_guard import UpdateGuard
 from fedpartial.sites import SiteConfig
 
@@ -89,8 +89,8 @@ def peer(name: str, sent: Shareable | None = None) -> FLContext:
 class Hospital:
     """A site: a LearnerExecutor around a SiteLearner. ``lasting`` False is a new process for every task."""
 
-    def __init__(self, config: SiteConfig, method, root: Path, *, lasting: bool = True, writer=None):
-        self.name, self.root, self.method, self.lasting, self.writer = config.name, root, method, lasting, writer
+    def __init__(self, config: SiteConfig, method, root: Path, *, lasting: bool = True):
+        self.name, self.root, self.method, self.lasting = config.name, root, method, lasting
         workspace(root, self.name)
         values = {
             "labels": {str(raw): name for raw, name in config.labels.items()},
@@ -108,8 +108,7 @@ class Hospital:
     def execute(self, task_name: str, task: Shareable, signal: Signal | None = None) -> Shareable:
         if self.executor is None or not self.lasting:
             self.executor = LearnerExecutor("learner")
-            parts = {"learner": SiteLearner(self.method), **({"tb_writer": self.writer} if self.writer else {})}
-            self.fl_ctx = context(Engine(parts), self.name, self.root)
+            self.fl_ctx = context(Engine({"learner": SiteLearner(self.method)}), self.name, self.root)
         return self.executor.execute(task_name, task, self.fl_ctx, signal or Signal())
 
 
@@ -118,9 +117,15 @@ class InProcess(WFCommSpec):
 
     def __init__(self, hospitals: dict[str, Hospital], filters: dict[str, list[Filter]]):
         self.hospitals, self.filters = hospitals, filters
+        self.gone: set[str] = set()
 
-    def broadcast_and_wait(self, task: Task, fl_ctx: FLContext, *_, abort_signal: Signal | None = None, **__) -> None:
-        for client in fl_ctx.get_engine().get_clients():
+    def get_client_disconnect_time(self, client_name: str) -> float | None:
+        return 1.0 if client_name in self.gone else None
+
+    def broadcast_and_wait(
+        self, task: Task, fl_ctx: FLContext, targets=None, *_, abort_signal: Signal | None = None, **__
+    ) -> None:
+        for client in targets or fl_ctx.get_engine().get_clients():
             if abort_signal is not None and abort_signal.triggered:
                 return
             client_task = ClientTask(client, task)
@@ -174,14 +179,8 @@ class Server:
 
     def run(self, *, min_clients: int | None = None, evaluate: bool = True) -> None:
         """The workflows of a job, one after the other, until the engine's signal is triggered."""
-        sag = ScatterAndGather(
-            min_clients=min_clients or len(self.engine.sites),
-            num_rounds=self.plan.num_rounds,
-            wait_time_after_min_received=0,
-            persistor_id="persistor",
-            snapshot_every_n_rounds=0,
-        )
-        self.engine.workflows += [sag, *([FinalEvaluation()] if evaluate else [])]
+        rounds = FederatedRounds(min_clients=min_clients or len(self.engine.sites), num_rounds=self.plan.num_rounds)
+        self.engine.workflows += [rounds, *([FinalEvaluation()] if evaluate else [])]
         self.engine.fire_event(EventType.START_RUN, self.fl_ctx)
         for workflow in self.engine.workflows:
             if self.engine.signal.triggered:

@@ -42,19 +42,6 @@ def score_task(models: dict) -> Shareable:
     return task
 
 
-class Writer:
-    """TBWriter's part that the learner uses."""
-
-    def __init__(self):
-        self.scalars: dict[str, list[tuple[float, int]]] = {}
-
-    def handle_event(self, *_):
-        """No event concerns it."""
-
-    def add_scalar(self, name, value, step):
-        self.scalars.setdefault(name, []).append((value, step))
-
-
 # --- training -----------------------------------------------------------------------------------------
 
 
@@ -114,18 +101,6 @@ def test_the_local_model_is_what_was_trained(make_hospital, weights):
     assert set(dxo.data) == set(weights)
     for name, value in dxo.data.items():
         np.testing.assert_allclose(value, weights[name] + update[name], rtol=0, atol=1e-6)
-
-
-def test_scalars_for_tensorboard(make_hospital, weights):
-    writer = Writer()
-    hospital = make_hospital(writer=writer)
-    for number in range(2):
-        hospital.execute("train", train_task(weights, number))
-    assert {"train/loss", "train/dice", "train/ce", "train/condist"} <= set(writer.scalars)
-    assert [step for _, step in writer.scalars["train/loss"]] == [2, 4]
-    dice = [name for name in writer.scalars if name.startswith("val_dice/")]
-    assert dice
-    assert all(step == 2 for name in dice for _, step in writer.scalars[name]), "the model of round 1 ended at step 2"
 
 
 def test_another_plan_opens_another_session(make_hospital, weights):

@@ -26,10 +26,12 @@ from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, updat
 from fedpartial.methods.base import Method
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.sites import read_site
-from fedpartial.training.checkpoint import read_tensors, write_tensors
+from fedpartial.training.checkpoint import adopt_states, read_tensors, write_tensors
 from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
+from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession
 
+STATE = "state"
 LOCAL_MODEL = "local_model.safetensors"
 MODELS = "fedpartial_models"
 EXPECTED_ERRORS = (ConfigError, DataFaults, StateMismatch, TrainingDiverged)
@@ -41,12 +43,11 @@ class SiteLearner(Learner):
 
     Args:
         method: the objective, for example {"path": "fedpartial.methods.condistfl.ConDistFL", "args": {...}}.
-        writer_id: component that takes TensorBoard scalars.
     """
 
-    def __init__(self, method: Method, writer_id: str = "tb_writer"):
+    def __init__(self, method: Method):
         super().__init__()
-        self.method, self.writer_id = method, writer_id
+        self.method = method
         self._session: SiteSession | None = None
         self._validation: dict[str, float] = {}
         self._round = 0
@@ -56,7 +57,6 @@ class SiteLearner(Learner):
         self.site = site_name(fl_ctx)
         self.root = Path(job_root(fl_ctx))
         self.config_dir = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_site_config_dir())
-        self.writer = parts.get(self.writer_id)
 
     def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         return self._guarded(self._train, data, fl_ctx, abort_signal)
@@ -87,8 +87,8 @@ class SiteLearner(Learner):
             return make_reply(ReturnCode.TASK_ABORTED)
         except EXPECTED_ERRORS as error:
             write_failure(self.root, self.site, error)
-            # Provisioned sites stream errors to the server, so the full text is only a warning.
-            self.log_warning(fl_ctx, f"site {self.site} stops: {error}")
+            # Not an error, which FLARE can stream to the server, nor an event, which a job can forward to it.
+            self.log_warning(fl_ctx, f"site {self.site} stops: {error}", fire_event=False)
             return _failed(public_reason(error))
         except Exception as error:
             write_failure(self.root, self.site, error)
@@ -98,13 +98,21 @@ class SiteLearner(Learner):
         plan = plan_of_task(task)
         if self._session is None or self._session.plan != plan:
             site = read_site(self.site, self.config_dir)
-            state_dir = self.root / "state"
+            state_dir = self._state_dir(plan, fl_ctx)
             self._session = SiteSession(
                 site=site, plan=plan, method=self.method, state_dir=state_dir, on_step=self._say_step
             )
             precision = self._session.precision
             self.log_info(fl_ctx, f"{self.site}: {site.source} data, {precision.device}, {precision.name}")
         return self._session
+
+    def _state_dir(self, plan: Plan, fl_ctx: FLContext) -> Path:
+        """Where the optimiser's state lies; a continued run takes over what the interrupted job left here."""
+        workspace = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+        earlier = [Path(workspace.get_app_dir(job)) / STATE for job in plan.resumed_jobs]
+        if place := adopt_states(self.root / STATE, earlier):
+            self.log_info(fl_ctx, f"{self.site}: takes over the optimiser of job {place.parents[1].name}")
+        return self.root / STATE
 
     def _say_step(self, step: int, loss: float) -> None:
         if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
@@ -136,7 +144,6 @@ class SiteLearner(Learner):
             "bytes_down": payload_bytes(from_shareable(task).data),
             **self._facts(session),
         }
-        self._write_scalars(metrics, (self._round + 1) * session.plan.local_steps)
         return update_message(result.update, result.num_steps, metrics)
 
     def _facts(self, session: SiteSession) -> dict:
@@ -147,15 +154,6 @@ class SiteLearner(Learner):
             "setup_seconds": session.setup_seconds,
             "num_training": len(session.split("training")),
         }
-
-    def _write_scalars(self, metrics: dict, step: int) -> None:
-        if self.writer is None:
-            return
-        for name in ("loss", "dice", "ce", "condist"):
-            if name in metrics:
-                self.writer.add_scalar(f"train/{name}", metrics[name], step)
-        for name, dice in metrics["val_dice"].items():
-            self.writer.add_scalar(f"val_dice/{name}", dice, step - self._session.plan.local_steps)
 
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Validation Dice of every model in the task and full scores on the site's test cases."""
