@@ -43,6 +43,9 @@ def test_a_registered_preset_is_found(tiny):
         ("seed", -1),
         ("seed", False),
         ("seed", 0.5),
+        ("resumed_jobs", "job"),
+        ("resumed_jobs", "../../startup"),
+        ("resumed_jobs", None),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_field(field, value):
@@ -53,14 +56,14 @@ def test_a_wrong_value_is_refused_with_its_field(field, value):
 
 
 def test_a_plan_survives_the_message():
-    plan = Plan(**GOOD, seed=5, merge_lesions=True)
+    plan = Plan(**GOOD, seed=5, merge_lesions=True, resumed_jobs=["7a2c6f0e-1b7d-4a86-9c43-0123456789ab"])
     assert Plan.from_dict(plan.to_dict()) == plan
 
 
-@pytest.mark.parametrize("key", ["job", "preset", "num_rounds", "local_steps", "seed", "merge_lesions"])
+@pytest.mark.parametrize("key", ["job", "preset", "num_rounds", "local_steps", "seed", "merge_lesions", "resumed_jobs"])
 def test_a_message_without_a_field_is_refused(key):
     given = Plan(**GOOD).to_dict()
-    assert len(given) == 6
+    assert len(given) == 7
     del given[key]
     with pytest.raises(ConfigError, match=key):
         Plan.from_dict(given)

@@ -17,14 +17,34 @@ from fedpartial.server.fed_optimizer import ServerSGD
 class FedOptGenerator(FullModelShareableGenerator):
     """Replaces the mean update by the server optimiser's step before it is added to the global model."""
 
-    def __init__(self, lr: float = 1.0, final_lr: float = 0.9, momentum: float = 0.6, plan_id: str = "plan"):
+    def __init__(
+        self,
+        lr: float = 1.0,
+        final_lr: float = 0.9,
+        momentum: float = 0.6,
+        plan_id: str = "plan",
+        persistor_id: str = "persistor",
+    ):
         super().__init__()
         self.optimizer = ServerSGD(lr=lr, final_lr=final_lr, momentum=momentum)
-        self.plan_id = plan_id
-        self._velocity: dict[str, np.ndarray] = {}
+        self.plan_id, self.persistor_id = plan_id, persistor_id
+        self._velocity: dict[str, np.ndarray] | None = None
+
+    @property
+    def velocity(self) -> dict[str, np.ndarray]:
+        """The server optimiser's momentum after the latest round."""
+        return self._velocity or {}
+
+    def _start(self, fl_ctx: FLContext) -> dict[str, np.ndarray]:
+        """The velocity of the run that this one continues, or none."""
+        persistor = fl_ctx.get_engine().get_component(self.persistor_id)
+        state = persistor.resumed(fl_ctx) if hasattr(persistor, "resumed") else None
+        return state.velocity if state else {}
 
     def shareable_to_learnable(self, shareable: Shareable, fl_ctx: FLContext) -> ModelLearnable:
         dxo = from_shareable(shareable)
+        if self._velocity is None:
+            self._velocity = self._start(fl_ctx)
         self._velocity, dxo.data = self.optimizer.step(
             self._velocity,
             dxo.data,

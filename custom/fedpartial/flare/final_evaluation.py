@@ -93,7 +93,7 @@ class FinalEvaluation(Controller):
 
     def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.plan.attach(data)
-        clients = self._engine.get_clients()
+        clients = [c for c in self._engine.get_clients() if not self.get_client_disconnect_time(c.name)]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
         self.broadcast_and_wait(task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal)
 

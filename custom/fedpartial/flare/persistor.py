@@ -1,4 +1,4 @@
-"""Global models in the server's job folder, as safetensors with their origin."""
+"""Global models and the state of the run in the server's job folder, as safetensors with their origin."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey,
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
 
+from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.weights import to_arrays
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.dynunet import build_network
+from fedpartial.server.run_history import RunHistory
+from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state, save_run_state
 from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
 
 GLOBAL_MODEL = "global_model.safetensors"
@@ -22,23 +25,46 @@ BEST_MODEL = "best_global_model.safetensors"
 
 
 class GlobalModelFile(ModelPersistor):
-    """Starts from the preset's seeded network, or from a model file; saves every round.
+    """Starts from the preset's seeded network, from a model file, or where an interrupted run ended.
 
+    A job whose server app holds a run_state.safetensors (``fedpartial resume`` makes such jobs) continues it.
     FLARE's PTFileModelPersistor writes pickles and keeps both names of an aliased tensor.
 
     Args:
         start_from: path of a model to start from, in the server's own file system; empty for none.
         plan_id: the RunPlan component.
+        generator_id: the shareable generator; the velocity of a FedOptGenerator belongs to the run's state.
     """
 
-    def __init__(self, start_from: str = "", plan_id: str = "plan"):
+    def __init__(self, start_from: str = "", plan_id: str = "plan", generator_id: str = "shareable_generator"):
         super().__init__()
-        self.start_from, self.plan_id = start_from, plan_id
+        self.start_from, self.plan_id, self.generator_id = start_from, plan_id, generator_id
+        self._resumed: RunState | None = None
+        self._looked = False
+
+    def resumed(self, fl_ctx: FLContext) -> RunState | None:
+        """The state this job started with, or None; ConfigError when it does not fit the job."""
+        if not self._looked:
+            path = Path(job_root(fl_ctx)) / RUN_STATE
+            if path.exists():
+                state = load_run_state(path)
+                state.check_continues(plan_of_server(fl_ctx, self.plan_id).plan, where=RUN_STATE)
+                self._resumed = state
+            self._looked = True
+        return self._resumed
+
+    def finished_rounds(self, fl_ctx: FLContext) -> int:
+        state = self.resumed(fl_ctx)
+        return state.rounds if state else 0
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         plan = plan_of_server(fl_ctx, self.plan_id).plan
         weights = to_arrays(canonical_state(build_network(plan.config, seed=plan.seed)))
-        if self.start_from:
+        if state := self.resumed(fl_ctx):
+            check_fits(Path(RUN_STATE), state.weights, weights)
+            weights = state.weights
+            self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
+        elif self.start_from:
             start, _ = load_model(Path(self.start_from))
             check_fits(Path(self.start_from), start, weights)
             weights = start
@@ -47,6 +73,18 @@ class GlobalModelFile(ModelPersistor):
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         rounds = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         self.write(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], rounds, None, fl_ctx)
+
+    def save_run_state(self, history: RunHistory, fl_ctx: FLContext) -> None:
+        """The state after a finished round; from it the run can be continued."""
+        generator = fl_ctx.get_engine().get_component(self.generator_id)
+        state = RunState(
+            plan=plan_of_server(fl_ctx, self.plan_id).plan.to_dict(),
+            rounds=fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1,
+            weights=fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS],
+            velocity=generator.velocity if isinstance(generator, FedOptGenerator) else {},
+            history=history.to_dict(),
+        )
+        save_run_state(Path(job_root(fl_ctx)) / RUN_STATE, state)
 
     def write(
         self, name: str, weights: Mapping[str, np.ndarray], rounds: int, val_dice: float | None, fl_ctx: FLContext

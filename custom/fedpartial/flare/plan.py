@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
@@ -18,7 +20,14 @@ class RunPlan(FLComponent):
     """Preset, rounds, local steps and seed of the job (config_fed_server.json, component "plan")."""
 
     def __init__(
-        self, job: str, preset: str, num_rounds: int, local_steps: int, seed: int, merge_lesions: bool = False
+        self,
+        job: str,
+        preset: str,
+        num_rounds: int,
+        local_steps: int,
+        seed: int,
+        merge_lesions: bool = False,
+        resumed_jobs: Sequence[str] = (),
     ):
         super().__init__()
         self.plan = Plan(
@@ -28,6 +37,7 @@ class RunPlan(FLComponent):
             local_steps=local_steps,
             seed=seed,
             merge_lesions=merge_lesions,
+            resumed_jobs=resumed_jobs,
         )
 
     def attach(self, task: Shareable) -> None:

@@ -14,12 +14,14 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
+from fedpartial.errors import ConfigError
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.progress import ProgressFile, duration
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.server.run_history import RunHistory
+from fedpartial.training.plan import Plan
 
 
 class RunRecorder(Widget):
@@ -47,10 +49,18 @@ class RunRecorder(Widget):
 
     def _start(self, fl_ctx: FLContext) -> None:
         plan = plan_of_server(fl_ctx, self.plan_id).plan
-        self.history = RunHistory(plan.num_rounds)
+        self.persistor = fl_ctx.get_engine().get_component(self.persistor_id)
+        self.history = self._first_history(plan, fl_ctx)
         self.progress = ProgressFile(Path(job_root(fl_ctx)))
         self.num_sites = len(fl_ctx.get_engine().get_clients())
-        self.progress.write("plan", sites=self.num_sites, **plan.to_dict())
+        self.progress.write("plan", sites=self.num_sites, finished_rounds=len(self.history.rounds), **plan.to_dict())
+
+    def _first_history(self, plan: Plan, fl_ctx: FLContext) -> RunHistory:
+        try:
+            state = self.persistor.resumed(fl_ctx)
+        except ConfigError:
+            state = None  # FederatedRounds stops the job with this error; an event handler cannot
+        return RunHistory.from_dict(plan.num_rounds, state.history) if state else RunHistory(plan.num_rounds)
 
     def _round_started(self, fl_ctx: FLContext) -> None:
         self.num_sites = len(fl_ctx.get_engine().get_clients())
@@ -92,12 +102,12 @@ class RunRecorder(Widget):
         finished = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
         if self.history.is_best(dice, finished):
             weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
-            persistor = fl_ctx.get_engine().get_component(self.persistor_id)
-            persistor.write(BEST_MODEL, weights, finished, dice, fl_ctx)
+            self.persistor.write(BEST_MODEL, weights, finished, dice, fl_ctx)
             self.log_info(fl_ctx, f"best model so far: after round {finished}, validation Dice {dice:.3f}")
 
     def _round_done(self, fl_ctx: FLContext) -> None:
         seconds = self.history.finish_round()
+        self.persistor.save_run_state(self.history, fl_ctx)
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         previous = self.history.rounds[-2].val_dice if number > 1 and len(self.history.rounds) > 1 else None
         self.progress.write("round", round=number, seconds=seconds, previous_val_dice=previous)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+KEPT = ("best_dice", "best_round", "facts", "first_facts")
 SITE_FIELDS = ("loss", "val_dice", "seconds", "bytes_up", "bytes_down")
 
 
@@ -49,6 +50,25 @@ class RunHistory:
         self.facts: dict[str, dict] = {}
         self.first_facts: dict[str, dict] = {}
         self._started = time.monotonic()
+        self._updates_before = 0
+
+    def to_dict(self) -> dict:
+        """Plain values; ``from_dict`` continues from them in another process."""
+        rounds = [{name: value for name, value in asdict(r).items() if name != "started"} for r in self.rounds]
+        return {"rounds": rounds, **{name: getattr(self, name) for name in KEPT}}
+
+    @classmethod
+    def from_dict(cls, num_rounds: int, given: Mapping) -> RunHistory:
+        """The history of the run that this one continues."""
+        history = cls(num_rounds)
+        history.rounds = [Round(started=0.0, **values) for values in given["rounds"]]
+        for name in KEPT:
+            setattr(history, name, given[name])
+        history._updates_before = history._updates()
+        return history
+
+    def _updates(self) -> int:
+        return sum(len(r.sites) for r in self.rounds)
 
     def start_round(self, number: int) -> None:
         self.rounds.append(Round(number=number, started=time.monotonic()))
@@ -85,11 +105,12 @@ class RunHistory:
 
     def remaining_seconds(self, sites_per_round: int) -> float | None:
         """Time left at the pace so far, counted in site updates."""
-        done = sum(len(r.sites) for r in self.rounds)
+        done = self._updates()
+        now = done - self._updates_before
         total = self.num_rounds * max(sites_per_round, 1)
-        if not done:
+        if not now:
             return None
-        return (time.monotonic() - self._started) * max(total - done, 0) / done
+        return (time.monotonic() - self._started) * max(total - done, 0) / now
 
     def report_rounds(self) -> list[dict]:
         """The 'rounds' of report.json (rounds count from 1)."""

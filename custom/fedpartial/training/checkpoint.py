@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 PATTERN = "after_round_{:05d}.safetensors"
+EVERY = "after_round_*.safetensors"
 KEPT = 2
 
 
@@ -34,7 +36,7 @@ def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PATTERN.format(round_number)
     write_tensors(path, state.tensors, {"values": json.dumps(state.values)})
-    written = sorted(folder.glob("after_round_*.safetensors"))
+    written = sorted(folder.glob(EVERY))
     kept = [p for p in written if p.name <= path.name][-KEPT:]
     for other in written:
         if other not in kept:
@@ -44,11 +46,24 @@ def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
 
 def load_state_before(folder: Path, round_number: int) -> SiteState | None:
     """The latest state written before ``round_number``, or None for a site that starts."""
-    earlier = [p for p in sorted(folder.glob("after_round_*.safetensors")) if p.name < PATTERN.format(round_number)]
+    earlier = [p for p in sorted(folder.glob(EVERY)) if p.name < PATTERN.format(round_number)]
     if not earlier:
         return None
     tensors, metadata = read_tensors(earlier[-1])
     return SiteState(tensors=tensors, values=json.loads(metadata["values"]))
+
+
+def adopt_states(folder: Path, earlier: Iterable[Path]) -> Path | None:
+    """Copy the states of an interrupted run into an empty ``folder``, from the first place that has any."""
+    if list(folder.glob(EVERY)):
+        return None
+    for place in earlier:
+        if any(place.glob(EVERY)):
+            copy = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+            shutil.copytree(place, copy)
+            os.replace(copy, folder)  # all of it or nothing, also when the process dies here
+            return place
+    return None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

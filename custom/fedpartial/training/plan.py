@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 
 from fedpartial.errors import ConfigError, check_keys
 from fedpartial.presets import Preset, get_preset
 from fedpartial.training.local_trainer import Schedule
 
+JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Preset, label space option, seed and length of a run."""
+    """Preset, label space option, seed and length of a run.
+
+    ``resumed_jobs`` are the FLARE ids of the interrupted jobs that this one continues, the latest first: in their
+    folders at the sites lies the state of the optimisers.
+    """
 
     job: str
     preset: str
@@ -19,6 +26,7 @@ class Plan:
     local_steps: int
     seed: int = 0
     merge_lesions: bool = False
+    resumed_jobs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
@@ -32,6 +40,7 @@ class Plan:
                     expected=f"an integer of at least {least}",
                     remedy="Correct it in config_fed_server.json.",
                 )
+        object.__setattr__(self, "resumed_jobs", _job_ids(self.resumed_jobs))
 
     @property
     def config(self) -> Preset:
@@ -42,10 +51,25 @@ class Plan:
         return Schedule(num_rounds=self.num_rounds, local_steps=self.local_steps)
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return {**asdict(self), "resumed_jobs": list(self.resumed_jobs)}
 
     @classmethod
     def from_dict(cls, given: object) -> Plan:
         names = list(cls.__dataclass_fields__)
         check_keys(given, names, names, where="task from the server")
         return cls(**given)
+
+
+def _job_ids(given: object) -> tuple[str, ...]:
+    """They become folder names at every site, so nothing but FLARE's ids may pass."""
+    ids = list(given) if isinstance(given, list | tuple) else [given]
+    for value in ids:
+        if not isinstance(value, str) or not JOB_ID.fullmatch(value):
+            raise ConfigError(
+                where="job",
+                field="resumed_jobs",
+                got=value,
+                expected="a list of FLARE job ids",
+                remedy="Let 'fedpartial resume' write it.",
+            )
+    return tuple(ids)

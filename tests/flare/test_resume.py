@@ -1,0 +1,137 @@
+"""An interrupted run that is continued ends with the model of one that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from nvflare.apis.fl_component import FLComponent
+from nvflare.app_common.app_event_type import AppEventType
+
+from fedpartial.flare.fedopt import FedOptGenerator
+from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
+from fedpartial.methods.condistfl import ConDistFL
+from fedpartial.methods.fedavg import FedAvg
+from fedpartial.server.run_state import RUN_STATE, load_run_state
+from fedpartial.training.model_file import load_model
+
+FIRST_JOB = "7a2c6f0e-1b7d-4a86-9c43-0123456789ab"
+
+
+class StopAfter(FLComponent):
+    """Ends the job as an administrator's abort does, after a number of rounds."""
+
+    def __init__(self, server, rounds: int):
+        super().__init__()
+        self.server, self.left = server, rounds
+
+    def handle_event(self, event_type, fl_ctx) -> None:
+        if event_type == AppEventType.ROUND_DONE:
+            self.left -= 1
+            if not self.left:
+                self.server.engine.signal.trigger("abort")
+
+
+def interrupt(server, rounds: int) -> None:
+    server.engine.components["stop"] = StopAfter(server, rounds)
+    server.run()
+    assert server.engine.signal.triggered
+    assert not (server.app / "report.json").exists()
+
+
+def continue_from(first, second) -> None:
+    """What ``fedpartial resume`` puts into the server's app, and what the first job left at the sites."""
+    for name in (RUN_STATE, BEST_MODEL):
+        if (first.app / name).exists():
+            second.app.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(first.app / name, second.app / name)
+    for name, hospital in second.link.hospitals.items():
+        left = hospital.root / FIRST_JOB / f"app_{name}"
+        left.mkdir(parents=True)
+        shutil.copytree(first.link.hospitals[name].app / "state", left / "state")
+
+
+def same_tensors(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_interrupted_and_continued_equals_uninterrupted(make_server, finished):
+    whole = make_server(FedOptGenerator(), ConDistFL(), num_rounds=3)
+    whole.run()
+    first = make_server(folder="first", generator=FedOptGenerator(), method=ConDistFL(), num_rounds=3)
+    interrupt(first, finished)
+    second = make_server(
+        folder="second", generator=FedOptGenerator(), method=ConDistFL(), num_rounds=3, resumed_jobs=[FIRST_JOB]
+    )
+    continue_from(first, second)
+    second.run()
+
+    expected, found = (load_model(server.app / GLOBAL_MODEL) for server in (whole, second))
+    assert same_tensors(found[0], expected[0])
+    assert not same_tensors(found[0], load_model(first.app / GLOBAL_MODEL)[0])
+    assert found[1].round_number == 3
+    states = [load_run_state(server.app / RUN_STATE) for server in (whole, second)]
+    assert same_tensors(states[0].velocity, states[1].velocity)
+
+    reports = [json.loads((server.app / "report.json").read_text(encoding="utf-8")) for server in (whole, second)]
+    kept = [[(r["round"], r["val_dice"], r["bytes_up"]) for r in report["rounds"]] for report in reports]
+    assert kept[0] == kept[1]
+    assert reports[0]["selected_model"] == reports[1]["selected_model"]
+    plan = second.progress()[0]
+    assert plan["finished_rounds"] == finished
+
+
+def test_without_the_state_of_the_sites_the_result_is_another(make_server):
+    """The check above would see a forgotten momentum."""
+    whole = make_server(None, FedAvg(), num_rounds=2)
+    whole.run(evaluate=False)
+    first = make_server(folder="first", generator=None, method=FedAvg(), num_rounds=2)
+    interrupt(first, 1)
+    second = make_server(folder="second", generator=None, method=FedAvg(), num_rounds=2)
+    continue_from(first, second)
+    second.run(evaluate=False)
+    expected, found = (load_model(server.app / GLOBAL_MODEL)[0] for server in (whole, second))
+    assert not same_tensors(found, expected)
+
+
+def panics(server) -> list[str]:
+    return [line["reason"] for line in server.progress() if line["event"] == "panic"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "seed: got 4"),
+        ({"num_rounds": 2}, "num_rounds: got 2"),
+        ({"local_steps": 9}, "local_steps: got 9"),
+    ],
+)
+def test_a_run_with_other_schedules_does_not_continue(make_server, change, message):
+    first = make_server(folder="first", generator=None, method=FedAvg(), num_rounds=3)
+    interrupt(first, 1)
+    second = make_server(folder="second", generator=None, method=FedAvg(), **{"num_rounds": 3, **change})
+    continue_from(first, second)
+    second.run()
+    assert message in panics(second)[0]
+    assert not (second.app / GLOBAL_MODEL).exists()
+
+
+def test_a_finished_run_does_not_continue(make_server):
+    first = make_server(folder="first", generator=None, method=FedAvg(), num_rounds=1)
+    first.run()
+    second = make_server(folder="second", generator=None, method=FedAvg(), num_rounds=1)
+    continue_from(first, second)
+    second.run()
+    assert "This run is complete" in panics(second)[0]
+
+
+def test_a_damaged_state_is_refused_before_anything_is_trained(make_server):
+    server = make_server(None, FedAvg(), num_rounds=2)
+    server.app.mkdir(parents=True, exist_ok=True)
+    (server.app / RUN_STATE).write_bytes(b"\x80\x04pickle")
+    server.run()
+    assert RUN_STATE in panics(server)[0]
+    assert not [line for line in server.progress() if line["event"] == "update"]

@@ -1,0 +1,66 @@
+"""k of n: a round waits for the sites that live and needs min_clients accepted updates."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedpartial.flare.persistor import GLOBAL_MODEL
+from fedpartial.methods.fedavg import FedAvg
+from fedpartial.server.run_state import RUN_STATE, load_run_state
+from fedpartial.training.model_file import load_model
+
+
+def events(server, kind: str) -> list[dict]:
+    return [line for line in server.progress() if line["event"] == kind]
+
+
+def test_the_round_goes_on_without_a_site_that_is_gone(make_server):
+    server = make_server(None, FedAvg(), num_rounds=2)
+    server.link.gone.add("spleen")
+    server.run(min_clients=1)
+    assert {line["site"] for line in events(server, "update")} == {"liver"}
+    assert not events(server, "panic")
+    assert load_model(server.app / GLOBAL_MODEL)[1].round_number == 2
+    assert {line["site"] for line in events(server, "scored")} == {"liver"}
+
+
+def test_too_few_living_sites_end_the_job_by_name(make_server):
+    server = make_server(None, FedAvg(), num_rounds=2)
+    server.link.gone.add("spleen")
+    server.run(min_clients=2)
+    assert "round 1 got 0 update(s) and needs 2" in events(server, "panic")[0]["reason"]
+    assert "spleen (gone)" in events(server, "panic")[0]["reason"]
+    assert not events(server, "update")
+
+
+def test_a_site_lost_later_keeps_the_finished_rounds(make_server):
+    server = make_server(None, FedAvg(), num_rounds=3)
+    link, ask = server.link, server.link.broadcast_and_wait
+
+    def lose_spleen_in_round_two(task, fl_ctx, targets, *rest, **options):
+        if load_state(server) == 1:
+            link.gone.add("spleen")
+            targets = [client for client in targets if client.name != "spleen"]
+        ask(task, fl_ctx, targets, *rest, **options)
+
+    link.broadcast_and_wait = lose_spleen_in_round_two
+    server.run(min_clients=2)
+    reason = events(server, "panic")[0]["reason"]
+    assert "round 2 got 1 update(s) and needs 2" in reason
+    assert "spleen (no answer)" in reason
+    assert "fedpartial resume" in reason
+    assert load_model(server.app / GLOBAL_MODEL)[1].round_number == 1
+    assert load_state(server) == 1
+
+
+def load_state(server) -> int:
+    path = server.app / RUN_STATE
+    return load_run_state(path).rounds if path.exists() else 0
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2])
+def test_every_finished_round_is_in_the_state(make_server, num_rounds):
+    server = make_server(None, FedAvg(), num_rounds=num_rounds)
+    server.run(evaluate=False)
+    state = load_run_state(server.app / RUN_STATE)
+    assert state.rounds == num_rounds == len(state.history["rounds"])
