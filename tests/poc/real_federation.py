@@ -21,7 +21,10 @@ from typing import Literal, TypeVar
 
 from startup_kits import BIN, LEAD, OPERATOR, SERVER, STORE, USERS, User, environment, keep_flares_policy, provision
 
+from fedpartial.cli.kit import apply_changes, plan_changes, read_kit
+from fedpartial.cli.policy import portable_site_file
 from fedpartial.cli.processes import MARK_VARIABLE, RunProcesses
+from fedpartial.sites import site_file
 
 T = TypeVar("T")
 JOB_PROCESS = re.compile(r"nvflare\.private\.fed\.app\.(client\.worker_process|server\.runner_process)")
@@ -194,8 +197,15 @@ class Federation:
         return self.folder / f"{participant}.log"
 
     def _set_up(self, participant: str) -> None:
-        assert self.policy is None, "not yet"
-        keep_flares_policy(self.kit(participant))
+        kit = self.kit(participant)
+        if self.policy is None:
+            keep_flares_policy(kit)
+        else:
+            apply_changes(plan_changes(read_kit(kit), self.policy, None), force=False)
+        if participant in self.site_files:
+            target = site_file(kit / "local", participant)
+            target.parent.mkdir()
+            target.write_text(portable_site_file(participant, self.site_files[participant]), encoding="utf-8")
 
     def _launch(self, participant: str) -> None:
         scripts = self.kit(participant) / "startup"

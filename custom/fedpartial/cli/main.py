@@ -36,6 +36,16 @@ PREDICT_EXAMPLE = """
   fedpartial predict runs/first/best_global_model.safetensors scans/*.nii.gz -o labels/
 """
 
+SETUP_KIT_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial setup-kit kits/server
+
+  fedpartial setup-kit kits/liver --site-file liver.json
+
+  fedpartial setup-kit kits/liver --policy byoc
+"""
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -126,3 +136,26 @@ def predict(
     from fedpartial.cli.predict import predict_images
 
     raise typer.Exit(predict_images(model, images, out, device, Console(highlight=False), Console(stderr=True)))
+
+
+@app.command(epilog=SETUP_KIT_EXAMPLE)
+def setup_kit(
+    kit: Annotated[Path, typer.Argument(metavar="KIT", help="A startup kit of the server or a site, unpacked.")],
+    policy: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="reviewed, byoc or another of provision/policy, or a folder.")
+    ] = "reviewed",
+    site_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The site's file; without it a phantom site uses the phantom.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that somebody has edited.")] = False,
+) -> None:
+    """Give a FLARE startup kit this project's policy, and a site its site file.
+
+    Writes into the kit's local/ folder only. Exit codes: 0 done, 2 something given is wrong; then nothing is written.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.kit import setup_kit
+
+    plain, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    raise typer.Exit(setup_kit(kit, policy, site_file, force, plain, errors))
