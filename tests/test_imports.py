@@ -10,6 +10,7 @@ import fedpartial
 PACKAGE = Path(fedpartial.__file__).parent
 ROOMS = (
     "errors",
+    "package_hash",
     "labels",
     "presets",
     "phantom",

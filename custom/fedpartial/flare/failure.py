@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedpartial.data.datalist import SPLITS
 from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.flare.code_check import CodeMismatch
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.sites import ALLOWED
 from fedpartial.training.local_trainer import TrainingDiverged
@@ -30,6 +31,8 @@ def write_failure(folder: Path, site: str, error: Exception) -> Path:
 
 def public_reason(error: Exception) -> str:
     """What may leave the site: no path, no file name, no key or value from a site's files."""
+    if isinstance(error, CodeMismatch):
+        return error.public
     if isinstance(error, ConfigError):
         return f"{public_field(error.field)}: expected {error.expected} ({DETAILS})"
     if isinstance(error, DataFaults):

@@ -20,6 +20,7 @@ from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 
 from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.flare.code_check import check_task_code
 from fedpartial.flare.failure import REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
@@ -81,6 +82,7 @@ class SiteLearner(Learner):
     def _guarded(self, work: Callable, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Run ``work``; whatever goes wrong is written down at the site and nothing is sent."""
         try:
+            check_task_code(task, self.site, self.root)
             return work(task, fl_ctx, abort_signal)
         except TrainingStopped as stopped:
             self.log_info(fl_ctx, str(stopped))

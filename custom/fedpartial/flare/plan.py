@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
@@ -11,6 +13,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
+from fedpartial.flare.code_check import CodeMismatch, attach_code, check_manifest
 from fedpartial.training.plan import Plan
 
 HEADER = "fedpartial_plan"
@@ -41,11 +44,22 @@ class RunPlan(FLComponent):
         )
 
     def attach(self, task: Shareable) -> None:
+        attach_code(task)
         task.set_header(HEADER, self.plan.to_dict())
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        if event_type == AppEventType.BEFORE_TRAIN_TASK:
+        if event_type == EventType.START_RUN:
+            self._check_own_code(fl_ctx)
+        elif event_type == AppEventType.BEFORE_TRAIN_TASK:
             self.attach(fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE))
+
+    def _check_own_code(self, fl_ctx: FLContext) -> None:
+        """A bundle made with other code stops here, before any site is asked."""
+        try:
+            check_manifest(Path(job_root(fl_ctx)), "the server")
+        except CodeMismatch as error:
+            self.log_error(fl_ctx, str(error))
+            self.system_panic(error.public, fl_ctx)
 
 
 def plan_of_task(task: Shareable) -> Plan:

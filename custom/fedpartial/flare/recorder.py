@@ -130,4 +130,4 @@ class RunRecorder(Widget):
 
     def _note_panic(self, fl_ctx: FLContext) -> None:
         reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA) or "the server stopped the job"
-        self.progress.write("panic", reason=str(reason))
+        ProgressFile(Path(job_root(fl_ctx))).write("panic", reason=str(reason))  # it may come before _start
