@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 
 from fedpartial.flare.persistor import GLOBAL_MODEL
 from fedpartial.methods.fedavg import FedAvg
@@ -64,3 +66,17 @@ def test_every_finished_round_is_in_the_state(make_server, num_rounds):
     server.run(evaluate=False)
     state = load_run_state(server.app / RUN_STATE)
     assert state.rounds == num_rounds == len(state.history["rounds"])
+
+
+def test_a_site_that_goes_and_comes_back_is_told(make_server):
+    """FLARE's communicator fires these events; the progress file and the reasons follow."""
+    server = make_server(None, FedAvg(), num_rounds=1)
+    server.run(evaluate=False)
+    recorder = server.engine.components["recorder"]
+    server.fl_ctx.set_prop(FLContextKey.DISCONNECTED_CLIENT_NAME, "spleen")
+    server.engine.fire_event(EventType.CLIENT_DISCONNECTED, server.fl_ctx)
+    assert recorder.failures == {"spleen": "its job process is gone"}
+    server.fl_ctx.set_prop(FLContextKey.RECONNECTED_CLIENT_NAME, "spleen")
+    server.engine.fire_event(EventType.CLIENT_RECONNECTED, server.fl_ctx)
+    assert recorder.failures == {}
+    assert [line["site"] for line in (*events(server, "gone"), *events(server, "back"))] == ["spleen", "spleen"]

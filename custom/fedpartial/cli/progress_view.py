@@ -91,7 +91,8 @@ def line_of(event: dict, plan: dict, sites: Sequence[str]) -> str | None:
 
 
 def _plan(event: dict, plan: dict, sites: Sequence[str]) -> str:
-    return f"FLARE runs; preparing data at {', '.join(sites)}"
+    continued = f" (continued after round {done})" if (done := event.get("finished_rounds")) else ""
+    return f"FLARE runs{continued}; preparing data at {', '.join(sites)}"
 
 
 def _update(event: dict, plan: dict, sites: Sequence[str]) -> str:
@@ -123,6 +124,14 @@ def _failure(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} reports a failure"
 
 
+def _gone(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} is gone; the others go on"
+
+
+def _back(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} is back"
+
+
 def _of_all(event: dict, plan: dict) -> str:
     return f"{event['round']:>{len(str(plan['num_rounds']))}}/{plan['num_rounds']}"
 
@@ -134,4 +143,6 @@ _WRITERS = {
     "phase": _phase,
     "scored": _scored,
     "failure": _failure,
+    "gone": _gone,
+    "back": _back,
 }

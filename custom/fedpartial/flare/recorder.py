@@ -40,6 +40,8 @@ class RunRecorder(Widget):
             AppEventType.BEFORE_AGGREGATION: self._score_incoming_model,
             AppEventType.ROUND_DONE: self._round_done,
             EventType.BEFORE_TASK_RESULT_FILTER: self._look_for_failure,
+            EventType.CLIENT_DISCONNECTED: self._site_gone,
+            EventType.CLIENT_RECONNECTED: self._site_back,
             EventType.FATAL_SYSTEM_ERROR: self._note_panic,
         }
 
@@ -127,6 +129,19 @@ class RunRecorder(Widget):
         self.failures[site] = reason
         self.log_error(fl_ctx, f"site {site} failed: {reason}")
         self.progress.write("failure", site=site, reason=reason)
+
+    def _site_gone(self, fl_ctx: FLContext) -> None:
+        """FLARE has not heard of a site's job process for its grace period; the round goes on without it."""
+        site = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
+        self.failures[site] = "its job process is gone"
+        self.log_warning(fl_ctx, f"site {site} is gone: the job goes on without it")
+        self.progress.write("gone", site=site)
+
+    def _site_back(self, fl_ctx: FLContext) -> None:
+        site = fl_ctx.get_prop(FLContextKey.RECONNECTED_CLIENT_NAME)
+        self.failures.pop(site, None)
+        self.log_info(fl_ctx, f"site {site} is back")
+        self.progress.write("back", site=site)
 
     def _note_panic(self, fl_ctx: FLContext) -> None:
         reason = fl_ctx.get_prop(FLContextKey.EVENT_DATA) or "the server stopped the job"
