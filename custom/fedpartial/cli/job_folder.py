@@ -97,6 +97,15 @@ def read_json(path: Path) -> dict:
     return given
 
 
+def new_folder(out: Path, *, remedy: str) -> Path:
+    """``out`` as an absolute path; ConfigError unless it is new or empty."""
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        expected = "a new or an empty folder"
+        raise ConfigError(where="--out", field="folder", got=str(out), expected=expected, remedy=remedy)
+    return out
+
+
 def deploy_map_error(folder: Path, got: object, expected: str, remedy: str = "Correct the deploy_map.") -> ConfigError:
     return ConfigError(where=str(folder / META), field="deploy_map", got=got, expected=expected, remedy=remedy)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,6 +26,16 @@ RUN_EXAMPLE = """
   fedpartial run condistfl --rounds 2 --local-steps 5 --sites liver,spleen
 
   fedpartial run jobs/fedavg --preset abdomen --site-config my_sites/ --device cuda --out runs/first
+"""
+
+BUNDLE_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial bundle condistfl -o bundles/condistfl
+
+  fedpartial bundle condistfl -o bundles/shipped --code shipped
+
+  fedpartial bundle jobs/fedavg -o bundles/first --preset abdomen --sites north,south,west --min-sites 2
 """
 
 PREDICT_EXAMPLE = """
@@ -116,6 +126,51 @@ def run(
         keep_workspace=keep_workspace,
     )
     raise typer.Exit(run_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+@app.command(epilog=BUNDLE_EXAMPLE)
+def bundle(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job folder, or the name of one under jobs/.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="New folder for the job to submit.")],
+    code: Annotated[
+        Literal["installed", "shipped"],
+        typer.Option(
+            help="installed: server and sites have fedpartial, the job holds no code. shipped: the job brings "
+            "fedpartial itself (BYOC); what fedpartial needs (requirements.txt) must be installed there all the same."
+        ),
+    ] = "installed",
+    preset: Annotated[
+        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
+    local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
+    sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
+    min_sites: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Sites that must take part; by default all.")
+    ] = None,
+) -> None:
+    """Write the job folder to submit to a federation: checked, with its options, and with a manifest of its code.
+
+    Server and sites compare the code they run with the manifest; one with other code refuses and is named.
+    Exit codes: 0 the bundle was written, 2 something given is wrong and nothing was written.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.bundle import Options, bundle_job
+
+    options = Options(
+        job=job,
+        out=out,
+        code=code,
+        preset=preset,
+        rounds=rounds,
+        local_steps=local_steps,
+        seed=seed,
+        sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
+        min_sites=min_sites,
+    )
+    raise typer.Exit(bundle_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 @app.command(epilog=PREDICT_EXAMPLE)

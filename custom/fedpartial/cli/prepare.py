@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedpartial.cli.faults import renamed
 from fedpartial.cli.job_check import check_job
-from fedpartial.cli.job_folder import Job, find_job, read_job, write_job
+from fedpartial.cli.job_folder import Job, find_job, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_overrides
 from fedpartial.cli.simulator import default_threads, plain_path
 from fedpartial.cli.site_check import SiteFolder, check_sites, open_site_folder, stage_site_files
@@ -96,16 +96,8 @@ def _changed_job(options: Options) -> Job:
 
 
 def _out_folder(options: Options, job: str) -> Path:
-    out = (options.out or Path("runs") / f"{job}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            where="--out",
-            field="folder",
-            got=str(out),
-            expected="a new or an empty folder",
-            remedy="Results are never overwritten: name another folder or remove this one.",
-        )
-    return out
+    out = options.out or Path("runs") / f"{job}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return new_folder(out, remedy="Results are never overwritten: name another folder or remove this one.")
 
 
 def _check_threads(options: Options, job: Job) -> None:
