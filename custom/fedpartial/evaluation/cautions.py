@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from fedpartial.evaluation.formats import class_label, percent, plural
 from fedpartial.evaluation.record import EXTERNAL
+from fedpartial.evaluation.withhold import is_withheld
 from fedpartial.labels import LabelSpace
 
 LEAKAGE_LIMIT = 0.05
@@ -18,6 +19,7 @@ def find_cautions(report: Mapping, space: LabelSpace) -> list[str]:
     found = [
         *_zero_classes(sets),
         *_unscored(sets),
+        *_withheld(sets),
         *_missing_classes(sets, space),
         *_missed(sets),
         *_leaking(sets, space),
@@ -47,8 +49,14 @@ def _zero_classes(sets: Mapping) -> Iterator[str]:
 
 def _unscored(sets: Mapping) -> Iterator[str]:
     for place, name, entry in _entries(sets):
-        if not entry["dice"]["n"]:
+        if entry["dice"]["n"] == 0:
             yield f"No case of {place} has a Dice for {name}: it is annotated there, but no case contains it."
+
+
+def _withheld(sets: Mapping) -> Iterator[str]:
+    for place, name, entry in _entries(sets):
+        if is_withheld(entry):
+            yield f"{place} withholds its scores of {name}: too few cases stand behind them."
 
 
 def _missing_classes(sets: Mapping, space: LabelSpace) -> Iterator[str]:
@@ -83,6 +91,6 @@ def _absent_sites(report: Mapping) -> Iterator[str]:
 
 
 def _few_cases(sets: Mapping) -> Iterator[str]:
-    few = {place for place, _, entry in _entries(sets) if 0 < entry["dice"]["n"] < FEW_CASES}
+    few = {place for place, _, entry in _entries(sets) if 0 < (entry["dice"]["n"] or 0) < FEW_CASES}
     if few:
         yield f"Fewer than {FEW_CASES} cases behind some means of {', '.join(sorted(few))}: read them with their n."

@@ -52,12 +52,14 @@ def dice_by_class(report: Mapping, classes: Sequence[str]) -> bytes | None:
     """Dice of every case by class: the external set (filled, left) beside the sites (hollow, right)."""
     external = report["cases"].get(EXTERNAL, [])
     at_sites = [case for name, cases in report["cases"].items() if name != EXTERNAL for case in cases]
-    if not external and not at_sites:
+    summaries = [summary for name, summary in report["sites"].items() if name not in report["cases"]]
+    if not external and not at_sites and not summaries:
         return None
     with canvas(width=8.6, height=3.4) as (ax, finish):
         for x, name in enumerate(classes):
             _strip(ax, x - 0.2, _dice(external, name), colour(name), filled=True)
             _strip(ax, x + 0.2, _dice(at_sites, name), colour(name), filled=False)
+            _means(ax, x + 0.2, summaries, name)
         ax.set_xticks(range(len(classes)), [class_label(name).replace(" ", "\n") for name in classes])
         ax.set(ylabel="Dice", title="Dice of every case", ylim=(-0.03, 1.03))
         ax.grid(visible=False, axis="x")
@@ -140,6 +142,13 @@ def _strip(ax: Axes, x: float, values: Sequence[float], face: str, *, filled: bo
     ax.scatter(x + spread, values, s=22, facecolor=face if filled else "none", edgecolor=INK if filled else face,
                linewidth=0.5 if filled else 1.4, zorder=3)  # fmt: skip
     ax.plot([x - 0.16, x + 0.16], [np.mean(values)] * 2, color=INK, linewidth=2, zorder=4)
+
+
+def _means(ax: Axes, x: float, summaries: Sequence[Mapping], name: str) -> None:
+    """A diamond for each site of which only the mean is known."""
+    for mean in (summary[name]["dice"]["mean"] for summary in summaries if name in summary):
+        if mean is not None:
+            ax.scatter([x], [mean], s=34, marker="D", facecolor="none", edgecolor=colour(name), linewidth=1.4, zorder=3)
 
 
 def _dice(cases: Sequence[Mapping], name: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 UNDEFINED = "\N{EN DASH}"
+WITHHELD = "withheld"
 _PLUS_MINUS = " \N{PLUS-MINUS SIGN} "
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fedpartial.evaluation.page import render_page
 from fedpartial.evaluation.record import Overlay, RunRecord, load_schema, validate_report
+from fedpartial.evaluation.summary import METRICS
+from fedpartial.evaluation.withhold import is_withheld
 from fedpartial.labels import LabelSpace
 from fedpartial.presets import get_preset
 
@@ -67,6 +69,16 @@ def _score_rows(report: Mapping) -> Iterator[dict]:
             for name in case["status"]:
                 values = {key: case[key][name] for key in SCORE_COLUMNS[3:]}
                 yield {"site": site, "case": case["case"], "class": name, **values}
+    for site in (name for name in report["sites"] if name not in report["cases"]):
+        yield from _summary_rows(site, report["sites"][site])
+
+
+def _summary_rows(site: str, summary: Mapping) -> Iterator[dict]:
+    """A site that sends no cases has one row per class, with its means."""
+    for name, entry in summary.items():
+        means = {metric: entry[metric]["mean"] for metric in METRICS}
+        status = "withheld" if is_withheld(entry) else "mean"
+        yield {"site": site, "case": "all", "class": name, **means, "status": status, "leakage": entry["leakage"]}
 
 
 def _round_rows(report: Mapping) -> Iterator[dict]:

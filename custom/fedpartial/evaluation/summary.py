@@ -24,7 +24,14 @@ def summarise(cases: Sequence[CaseScores], space: LabelSpace) -> dict[str, dict]
     "missed": number of cases, "false_positive": number of cases}``. Distances in mm. ``sd`` is the
     sample standard deviation (ddof 1), None below two values; ``mean`` is None when n is 0.
     """
-    return {name: _class_summary(cases, name) for name in space.classes if any(name in case.status for case in cases)}
+    summaries = summarise_classes(cases)
+    return {name: summaries[name] for name in space.classes if name in summaries}
+
+
+def summarise_classes(cases: Sequence[CaseScores]) -> dict[str, dict]:
+    """``summarise`` where no label space is known, in the order in which the cases name their classes."""
+    names = dict.fromkeys(name for case in cases for name in case.status)
+    return {name: _class_summary(cases, name) for name in names}
 
 
 def macro_mean(summary: Mapping[str, Mapping], classes: Iterable[str] | None = None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fedpartial.evaluation.formats import UNDEFINED, class_label, number
+from fedpartial.evaluation.formats import UNDEFINED, WITHHELD, class_label, number
 from fedpartial.evaluation.record import RunRecord
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def console_table(report: RunRecord | Mapping) -> Table:
     """One row per class, one column for the external set and each site: mean, number of cases, sd.
 
-    ``report`` is a record or the content of report.json. A dash means: not annotated there.
+    ``report`` is a record or the content of report.json. A dash means: not annotated there;
+    "withheld": the site keeps numbers behind which few cases stand.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -44,5 +45,7 @@ def _cell(entry: Mapping | None) -> str:
     if entry is None:
         return UNDEFINED
     dice = entry["dice"]
+    if dice["n"] is None:
+        return WITHHELD
     sd = "" if dice["sd"] is None else f"\N{PLUS-MINUS SIGN} {number(dice['sd'])}"
     return f"{number(dice['mean'])} ({dice['n']})\n{sd}".rstrip()

@@ -8,7 +8,7 @@ task needs: optimiser state and local model are files in the job's folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -28,6 +28,7 @@ from fedpartial.methods.base import Method
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.sites import read_site
 from fedpartial.training.checkpoint import adopt_states, read_tensors, write_tensors
+from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
 from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession
@@ -50,7 +51,7 @@ class SiteLearner(Learner):
         super().__init__()
         self.method = method
         self._session: SiteSession | None = None
-        self._validation: dict[str, float] = {}
+        self._validation = validation_numbers({})
         self._round = 0
         self._spoke = 0.0
 
@@ -126,12 +127,14 @@ class SiteLearner(Learner):
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Quick Dice of the incoming global model; the initial weights of a run are not worth the time."""
         session = self._open(task, fl_ctx)
-        self._validation = {}
+        self._validation = validation_numbers({})
         if task.get_header(AppConstants.CURRENT_ROUND) == 0:
             return make_reply(ReturnCode.EMPTY_RESULT)
-        self._validation = session.validate(weights_of_task(task), lambda: abort_signal.triggered)
+        scores = session.validation_scores(weights_of_task(task), lambda: abort_signal.triggered)
         _stop_if(abort_signal)
-        mean = sum(self._validation.values()) / max(len(self._validation), 1)
+        self._validation = validation_numbers(scores)
+        dice = self._validation["val_dice"]
+        mean = sum(dice.values()) / max(len(dice), 1)
         return DXO(data_kind=DataKind.METRICS, data={MetaKey.INITIAL_METRICS: {"val_dice": mean}}).to_shareable()
 
     def _train(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -142,7 +145,7 @@ class SiteLearner(Learner):
         write_tensors(self.root / LOCAL_MODEL, session.trainer.local_weights(), {"round": str(self._round)})
         metrics = {
             **result.metrics,
-            "val_dice": self._validation,
+            **self._validation,
             "bytes_down": payload_bytes(from_shareable(task).data),
             **self._facts(session),
         }
@@ -162,17 +165,24 @@ class SiteLearner(Learner):
         from fedpartial.evaluation.overlays import case_mean
 
         session = self._open(task, fl_ctx)
-        result: dict[str, dict] = {"validation": {}, "testing": {}}
+        result: dict[str, dict] = {"validation": {}, "validation_cases": {}, "testing": {}}
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
             if not name.startswith("local "):
-                result["validation"][name] = session.validate(weights, lambda: abort_signal.triggered)
+                numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
+                result["validation"][name] = numbers["val_dice"]
+                result["validation_cases"][name] = numbers["val_cases"]
             scores = session.score(weights, lambda: abort_signal.triggered)
             _stop_if(abort_signal)
             result["testing"][name] = [s.to_dict() for s in scores]
             means = [m for m in map(case_mean, scores) if m is not None]
             self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
         return DXO(data_kind=DataKind.METRICS, data={**result, **self._facts(session)}).to_shareable()
+
+
+def validation_numbers(scores: Mapping[str, Sequence[float]]) -> dict[str, dict]:
+    """Mean Dice of each class and the number of cases behind it, which decides whether the mean may leave."""
+    return {"val_dice": mean_dice(scores), "val_cases": {name: len(values) for name, values in scores.items()}}
 
 
 def _failed(reason: str) -> Shareable:

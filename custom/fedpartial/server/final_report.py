@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from fedpartial.evaluation.overlays import case_mean, overlay_picture, pick_case
 from fedpartial.evaluation.report import Overlay, ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
+from fedpartial.evaluation.withhold import read_summary
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
 from fedpartial.sites import SiteConfig, phantom_site, read_site, site_file
@@ -31,17 +32,29 @@ class FinalReport:
         self.plan, self.history, self.config_dir = plan, history, config_dir
         self.failures: dict[str, str] = {}
         self.validation: dict[str, dict[str, dict[str, float]]] = {}
-        self.testing: dict[str, dict[str, list[CaseScores]]] = {}
+        self.testing: dict[str, dict[str, dict[str, dict]]] = {}
+        self.cases: dict[str, dict[str, list[CaseScores]]] = {}
         self.selected, self.selected_dice, self.selected_round = "final", None, plan.num_rounds
         self._started = time.monotonic()
         self._phases: dict[str, float] = {}
 
     def add_site_scores(self, site: str, answer: Mapping) -> None:
-        """One site's answer: validation Dice and test scores by model (strict: unknown fields are refused)."""
+        """One site's answer: validation Dice and, by model, the scores of its test cases or a summary of them.
+
+        Which of the two is the site's decision (ReportedMetrics). Unknown fields are refused.
+        """
         for model, scores in answer["validation"].items():
             self.validation.setdefault(model, {})[site] = dict(scores)
-        for model, cases in answer["testing"].items():
-            self.testing.setdefault(model, {})[site] = [CaseScores.from_dict(case) for case in cases]
+        for model, scores in answer["testing"].items():
+            self.testing.setdefault(model, {})[site] = self._summary(site, model, scores)
+
+    def _summary(self, site: str, model: str, scores: Sequence | Mapping) -> dict[str, dict]:
+        space = self.plan.config.label_space
+        if isinstance(scores, Mapping):
+            return read_summary(scores, space.classes)
+        cases = [CaseScores.from_dict(case) for case in scores]
+        self.cases.setdefault(model, {})[site] = cases
+        return summarise(cases, space)
 
     def select(self, models: Mapping[str, object]) -> str:
         """The final model when it scores at least as well as the best of the earlier rounds, else that one."""
@@ -112,6 +125,7 @@ class FinalReport:
     ) -> RunRecord:
         space, plan = self.plan.config.label_space, self.plan
         tested = self.testing.get(self.selected, {})
+        cases = self.cases.get(self.selected, {})
         facts = dict(sorted(self.history.facts.items()))
         return RunRecord(
             job=plan.job,
@@ -122,7 +136,7 @@ class FinalReport:
             empty_class_policy="exclude",
             device={site: f["device"] for site, f in facts.items()},
             precision={site: f["precision"] for site, f in facts.items()},
-            sites={site: summarise(cases, space) for site, cases in sorted(tested.items())},
+            sites=dict(sorted(tested.items())),
             external=summarise(external, space),
             rounds=self.history.report_rounds(),
             exchange=self._exchange(weights),
@@ -133,7 +147,7 @@ class FinalReport:
                 "round": self.selected_round,
                 "val_dice": self.selected_dice,
             },
-            cases={**dict(sorted(tested.items())), **({EXTERNAL: external} if external else {})},
+            cases={**dict(sorted(cases.items())), **({EXTERNAL: external} if external else {})},
             notes=self._notes(external),
             overlays=overlays,
         )
@@ -157,11 +171,10 @@ class FinalReport:
         }
 
     def _cross_site(self) -> dict:
-        space = self.plan.config.label_space
         return {
             model: {
-                site: {name: entry["dice"]["mean"] for name, entry in summarise(cases, space).items()}
-                for site, cases in sorted(by_site.items())
+                site: {name: entry["dice"]["mean"] for name, entry in summary.items()}
+                for site, summary in sorted(by_site.items())
             }
             for model, by_site in sorted(self.testing.items())
         }

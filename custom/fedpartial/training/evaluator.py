@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -42,7 +42,23 @@ def quick_dice(
     precision: Precision,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Mean Dice per labelled class on the prepared grid; classes without a scored case are left out.
+    """Mean Dice per labelled class on the prepared grid; classes without a scored case are left out."""
+    return mean_dice(quick_scores(network, cases, preset, precision, stop))
+
+
+def mean_dice(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Mean over the cases of each class."""
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def quick_scores(
+    network: nn.Module,
+    cases: Sequence[StoredCase],
+    preset: Preset,
+    precision: Precision,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, list[float]]:
+    """Dice per labelled class of every case that counts, on the prepared grid.
 
     A case counts for a class when its reference or its prediction has a voxel of it, so false positives
     score 0 and absent classes do not score at all.
@@ -54,7 +70,7 @@ def quick_dice(
         prediction = predict_logits(network, case.image, preset, precision).argmax(0).numpy()
         for name, dice in case_dice(prediction, case.label, case.labelled, preset).items():
             scores.setdefault(name, []).append(dice)
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+    return scores
 
 
 def case_dice(prediction: np.ndarray, label: np.ndarray, labelled: np.ndarray, preset: Preset) -> dict[str, float]:

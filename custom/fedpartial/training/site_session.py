@@ -23,7 +23,7 @@ from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig
-from fedpartial.training.evaluator import predict_on_original_grid, quick_dice
+from fedpartial.training.evaluator import mean_dice, predict_on_original_grid, quick_scores
 from fedpartial.training.local_trainer import LocalTrainer, RoundResult
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
@@ -104,7 +104,13 @@ class SiteSession:
 
     def validate(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Mean Dice per labelled class of a model on the validation cases."""
-        return quick_dice(self._loaded(weights), self.split("validation"), self.preset, self.precision, stop)
+        return mean_dice(self.validation_scores(weights, stop))
+
+    def validation_scores(
+        self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, list[float]]:
+        """Quick Dice of every validation case that counts, per labelled class."""
+        return quick_scores(self._loaded(weights), self.split("validation"), self.preset, self.precision, stop)
 
     def score(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> list[CaseScores]:
         """Full scores of a model on the test cases, on their original grid.

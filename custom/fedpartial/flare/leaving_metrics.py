@@ -1,0 +1,89 @@
+"""Privacy filter: metrics leave a site as summaries, unless the site allows per-case values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
+
+from fedpartial.errors import ConfigError
+from fedpartial.evaluation.metrics import CaseScores
+from fedpartial.evaluation.summary import summarise_classes
+from fedpartial.evaluation.withhold import withhold
+from fedpartial.flare.leaving import WEIGHT_KINDS, LeavingFilter, LeavingRefused
+from fedpartial.flare.leaving_values import check_scores, check_update_metrics
+from fedpartial.flare.weights import METRICS
+
+
+class ReportedMetrics(LeavingFilter):
+    """Test scores of cases become summaries per class; means of too few cases are withheld.
+
+    Args:
+        per_case: let the scores of every case leave, numbered and without names; nothing is withheld then.
+        min_cases: fewest cases behind a number that leaves, at least 2.
+    """
+
+    def __init__(self, per_case: bool = False, min_cases: int = 2):
+        super().__init__()
+        if not isinstance(per_case, bool):
+            raise _wrong("per_case", per_case, "true or false")
+        if isinstance(min_cases, bool) or not isinstance(min_cases, int) or min_cases < 2:
+            raise _wrong("min_cases", min_cases, "a whole number of at least 2")
+        self.per_case, self.min_cases = per_case, min_cases
+
+    def passed(self, result: Shareable) -> Shareable:
+        if set(result) == {ReservedHeaderKey.HEADERS}:
+            return result
+        try:
+            dxo = from_shareable(result)
+        except ValueError:
+            raise LeavingRefused("content that is no DXO") from None
+        if dxo.data_kind == DataKind.METRICS:
+            check_scores(dxo.data)
+            dxo.data = dxo.data if self.per_case else self._scores(dxo.data)
+        elif dxo.data_kind not in WEIGHT_KINDS:
+            raise LeavingRefused("a kind of data other than weights and metrics")
+        elif METRICS in dxo.meta or MetaKey.INITIAL_METRICS in dxo.meta:
+            self._update(dxo)
+        return dxo.update_shareable(result)
+
+    def _scores(self, data: Mapping) -> dict:
+        counts, validation = data.get("validation_cases", {}), data.get("validation", {})
+        return {
+            **data,
+            "validation": {m: self._enough(dice, counts.get(m, {})) for m, dice in validation.items()},
+            "validation_cases": {m: self._enough(number, number) for m, number in counts.items()},
+            "testing": {model: self._summary(cases) for model, cases in data.get("testing", {}).items()},
+        }
+
+    def _summary(self, cases: object) -> dict:
+        if isinstance(cases, Mapping):
+            raise LeavingRefused("testing: a summary that this filter has not made")
+        return withhold(summarise_classes([CaseScores.from_dict(case) for case in cases]), self.min_cases)
+
+    def _update(self, dxo: DXO) -> None:
+        metrics = dxo.get_meta_prop(METRICS, {})
+        check_update_metrics(metrics)
+        if self.per_case:
+            return
+        counts = metrics.get("val_cases", {})
+        kept = {name: self._enough(metrics[name], counts) for name in ("val_dice", "val_cases") if name in metrics}
+        if metrics:
+            dxo.set_meta_prop(METRICS, {**metrics, **kept})
+        # FLARE's own mean over the classes is made of all of them.
+        if kept.get("val_dice", {}).keys() != metrics.get("val_dice", {}).keys() or not metrics:
+            dxo.remove_meta_props([MetaKey.INITIAL_METRICS])
+
+    def _enough(self, values: Mapping, counts: Mapping) -> dict:
+        return {name: value for name, value in values.items() if counts.get(name, 0) >= self.min_cases}
+
+
+def _wrong(field: str, got: object, expected: str) -> ConfigError:
+    return ConfigError(
+        where="privacy.json",
+        field=f"ReportedMetrics.{field}",
+        got=got,
+        expected=expected,
+        remedy="Correct the site's local/privacy.json.",
+    )
