@@ -35,10 +35,11 @@ def one_per_site(faults: Iterable[Fault]) -> list[Fault]:
 
 def read_failures(workspace: Path) -> list[Fault]:
     """What the sites wrote about their failures, in full: this is the user's own machine."""
-    return [_read_failure(path, workspace) for path in sorted(workspace.glob(FAILURES))]
+    return [read_failure(path, workspace) for path in sorted(workspace.glob(FAILURES))]
 
 
-def _read_failure(path: Path, workspace: Path) -> Fault:
+def read_failure(path: Path, workspace: Path) -> Fault:
+    """One site's own words; its folder is the first below ``workspace``."""
     site = path.relative_to(workspace).parts[0]
     text = path.read_text(encoding="utf-8")
     try:

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import fedpartial
-from fedpartial.cli.faults import renamed
 from fedpartial.errors import ConfigError
 from fedpartial.sites import read_site, site_file
 
@@ -52,6 +51,8 @@ def portable_site_file(name: str, file: Path) -> str:
         try:
             read_site(name, Path(folder))
         except ConfigError as error:
+            from fedpartial.cli.faults import renamed  # imports torch, and most kits do without
+
             raise renamed(error, str(copy), str(file)) from error
     return text
 

@@ -2,6 +2,8 @@
 
 On Linux a run's processes are those that inherited its mark in their environment; elsewhere those of FLARE
 whose command line names its workspace.
+
+    python -m fedpartial.cli.processes MARK WORKSPACE     ends them; exit code 1 where one survives
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,3 +90,16 @@ class RunProcesses:
             pid, state, command = line.split(maxsplit=2)
             if "nvflare" in command and str(self.workspace) in command and not state.startswith("Z"):
                 yield int(pid), command
+
+
+def end_run(mark: str, workspace: Path, patience: float = 10.0) -> int:
+    """End every process of a run that is not a child of this one; the command's exit code."""
+    processes = RunProcesses(mark, workspace)
+    processes.end(patience, lambda: 0)
+    for pid, command in processes.running().items():
+        print(f"still running: {pid} {command}", file=sys.stderr)
+    return 1 if processes.running() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(end_run(sys.argv[1], Path(sys.argv[2])))
