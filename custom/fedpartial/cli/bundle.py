@@ -6,16 +6,16 @@ import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.faults import renamed
 from fedpartial.cli.job_check import check_job
-from fedpartial.cli.job_folder import LEFT_OUT, Job, find_job, new_folder, read_job, write_job
-from fedpartial.cli.overrides import values_to_change, with_overrides
+from fedpartial.cli.job_folder import Job, find_job, move_into_place, new_folder, read_job, write_job
+from fedpartial.cli.overrides import values_to_change, with_min_sites, with_overrides
 from fedpartial.cli.prepare import Refused
 from fedpartial.errors import ConfigError
 from fedpartial.flare.code_check import MANIFEST, SCHEMA_VERSION, own_code
@@ -52,10 +52,10 @@ def bundle_job(options: Options, console: Console, errors: Console) -> int:
     try:
         job, plan = write_bundle(options)
     except (Refused, ConfigError) as refused:
-        for fault in refused.faults if isinstance(refused, Refused) else [refused]:
-            _lines(errors, [f"error: {fault}"], "red")
+        say_faults(errors, refused.faults if isinstance(refused, Refused) else [refused])
         return USER_ERROR
-    _lines(console, _summary(job, plan, options))
+    for line in _summary(job, plan, options):
+        say(console, line)
     return SUCCESS
 
 
@@ -73,7 +73,7 @@ def write_bundle(options: Options) -> tuple[Job, Plan]:
         plan, faults = check_job(draft, Path(temporary) / "build")
         if faults or plan is None:
             raise Refused([renamed(fault, str(draft.folder), str(original.folder)) for fault in faults])
-        _move(draft.folder, out)
+        move_into_place(draft.folder, out)
     return replace(draft, folder=out), plan
 
 
@@ -90,21 +90,7 @@ def _changed(job: Job, options: Options) -> Job:
         preset=options.preset, rounds=options.rounds, local_steps=options.local_steps, seed=options.seed
     )
     job = with_overrides(job, values, options.sites)
-    return job if options.min_sites is None else _with_min_sites(job, options.min_sites)
-
-
-def _with_min_sites(job: Job, number: int) -> Job:
-    """How many sites FLARE needs to start the job, and how many accepted updates a round needs."""
-    if not 1 <= number <= len(job.sites):
-        raise ConfigError(
-            where="--min-sites",
-            field="min_sites",
-            got=number,
-            expected=f"1 to {len(job.sites)}, the number of sites of this job",
-            remedy="Correct the option.",
-        )
-    job = with_overrides(job, {"min_clients": number}, None)
-    return replace(job, meta={**job.meta, "min_clients": number})
+    return job if options.min_sites is None else with_min_sites(job, options.min_sites)
 
 
 def _leave_out_unused_apps(original: Job, draft: Job) -> None:
@@ -156,18 +142,6 @@ def _write_manifest(path: Path, job: str, options: Options) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _move(folder: Path, out: Path) -> None:
-    """Copy beside ``out`` first: a rename is one step, within one file system only."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-            whole = Path(shutil.copytree(folder, Path(beside) / out.name, ignore=LEFT_OUT))
-            whole.rename(out)
-    except OSError as error:
-        expected, remedy = "a folder that can be written", "Name another folder."
-        raise ConfigError(where="--out", field="folder", got=str(error), expected=expected, remedy=remedy) from error
-
-
 def _summary(job: Job, plan: Plan, options: Options) -> list[str]:
     code, place = own_code(), shlex.quote(str(options.out))
     where = {
@@ -185,11 +159,3 @@ def _summary(job: Job, plan: Plan, options: Options) -> list[str]:
         f"next     nvflare job submit -j {place}",
         f"         or in the admin console: submit_job {shlex.quote(str(options.out.absolute()))}",
     ]
-
-
-def _lines(console: Console, lines: Sequence[str], style: str = "") -> None:
-    """Text as it is: no markup, no wrapping of paths and commands."""
-    from rich.text import Text
-
-    for line in lines:
-        console.print(Text(line, style=style), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ SERVER_CONFIG = "config_fed_server.json"
 CLIENT_CONFIG = "config_fed_client.json"
 SERVER = "server"
 ALL_SITES = "@ALL"
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".__nvfl_*")
+NOT_COPIED = ("__pycache__", ".__nvfl_*")
+LEFT_OUT = shutil.ignore_patterns(*NOT_COPIED)
 """FLARE signs the folder of a submitted job; a changed copy must not carry the signature."""
 
 
@@ -78,9 +80,14 @@ def write_job(job: Job, target: Path) -> Job:
     """Copy the job folder to ``target``, with the values and sites of ``job``."""
     shutil.copytree(job.folder, target, ignore=LEFT_OUT)
     copy = replace(job, folder=target)
-    for path, content in ((target / META, job.meta), (copy.server_config, job.server)):
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_values(copy)
     return copy
+
+
+def write_values(job: Job) -> None:
+    """Write meta.json and the server's configuration as ``job`` has them."""
+    for path, content in ((job.folder / META, job.meta), (job.server_config, job.server)):
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict:
@@ -104,6 +111,18 @@ def new_folder(out: Path, *, remedy: str) -> Path:
         expected = "a new or an empty folder"
         raise ConfigError(where="--out", field="folder", got=str(out), expected=expected, remedy=remedy)
     return out
+
+
+def move_into_place(folder: Path, out: Path) -> None:
+    """Copy beside ``out`` first: a rename is one step, within one file system only."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+            whole = Path(shutil.copytree(folder, Path(beside) / out.name, ignore=LEFT_OUT))
+            whole.rename(out)
+    except OSError as error:
+        expected, remedy = "a folder that can be written", "Name another folder."
+        raise ConfigError(where="--out", field="folder", got=str(error), expected=expected, remedy=remedy) from error
 
 
 def deploy_map_error(folder: Path, got: object, expected: str, remedy: str = "Correct the deploy_map.") -> ConfigError:

@@ -38,6 +38,14 @@ BUNDLE_EXAMPLE = """
   fedpartial bundle jobs/fedavg -o bundles/first --preset abdomen --sites north,south,west --min-sites 2
 """
 
+RESUME_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial resume runs/first -o jobs_to_run/first
+
+  fedpartial resume download/7a2c6f0e-1b7d-4a86-9c43-0123456789ab -o bundles/continued --min-sites 3
+"""
+
 PREDICT_EXAMPLE = """
 [bold]Examples[/bold]
 
@@ -171,6 +179,33 @@ def bundle(
         min_sites=min_sites,
     )
     raise typer.Exit(bundle_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+@app.command(epilog=RESUME_EXAMPLE)
+def resume(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A downloaded job, a job's folder left at the server, a folder of 'fedpartial run', or a simulator's "
+            "workspace.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="New folder for the job that continues.")],
+    min_sites: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Sites that must take part from now on.")
+    ] = None,
+) -> None:
+    """Write the job that continues an interrupted run after its last finished round.
+
+    The result is that of a run without interruption, bit for bit, where every site still has its state.
+    Exit codes: 0 the job was written, 2 there is nothing to continue and nothing was written.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.resume import resume_run
+
+    raise typer.Exit(resume_run(run, out, min_sites, Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 @app.command(epilog=PREDICT_EXAMPLE)

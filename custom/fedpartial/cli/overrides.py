@@ -43,6 +43,20 @@ def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] 
     return job
 
 
+def with_min_sites(job: Job, number: int) -> Job:
+    """How many sites FLARE needs to start the job, and how many accepted updates a round needs."""
+    if not 1 <= number <= len(job.sites):
+        raise ConfigError(
+            where="--min-sites",
+            field="min_sites",
+            got=number,
+            expected=f"1 to {len(job.sites)}, the number of sites of this job",
+            remedy="Correct the option.",
+        )
+    job = with_overrides(job, {"min_clients": number}, None)
+    return replace(job, meta={**job.meta, "min_clients": number})
+
+
 def _check_preset(name: str) -> None:
     if name in PRESETS:
         return

@@ -6,18 +6,20 @@ import contextlib
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.faults import Fault
 from fedpartial.cli.prepare import Options, Prepared, Refused, prepare
 from fedpartial.cli.progress_view import ProgressView
 from fedpartial.cli.results import collect, judge, last_errors
-from fedpartial.cli.simulator import Simulation, simulator_command
+from fedpartial.cli.simulator import SERVER_APP, Simulation, simulator_command
 from fedpartial.cli.site_check import unused_site_files
 from fedpartial.cli.watch import Patience, Watch
+from fedpartial.server.run_state import RUN_STATE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,10 +62,10 @@ def run_job(options: Options, console: Console, errors: Console, patience: Patie
             faults = _simulate(options, prepared, interruption, console, patience or Patience())
             return _finish(options, prepared, faults, console, errors)
         except Refused as refused:
-            _show(refused.faults, errors)
+            say_faults(errors, refused.faults)
             return USER_ERROR
         except Interrupted:
-            _line(errors, "interrupted", "yellow")
+            say(errors, "interrupted", "yellow")
             return interruption.exit_code
 
 
@@ -93,6 +95,7 @@ def _simulate(
         ).run()
     interruption.watched = False
     if interruption.requested():
+        _offer_continuation(prepared, console)
         raise Interrupted
     return faults
 
@@ -105,12 +108,12 @@ def _finish(options: Options, prepared: Prepared, faults: list[Fault], console: 
     if report is not None:
         console.print(console_table(report))
     if faults or missing:
-        _show([_as_given(prepared, str(fault)) for fault in faults or missing], errors)
+        say_faults(errors, [_as_given(prepared, str(fault)) for fault in faults or missing])
         _explain_failure(prepared, known=bool(faults), errors=errors)
         return RUN_FAILED
     if not options.keep_workspace:
         shutil.rmtree(prepared.out / "workspace")
-    _line(console, f"report: {prepared.out / 'report.html'}")
+    say(console, f"report: {prepared.out / 'report.html'}")
     return SUCCESS
 
 
@@ -118,9 +121,15 @@ def _explain_failure(prepared: Prepared, *, known: bool, errors: Console) -> Non
     log = prepared.out / "simulator.log"
     if not known:
         for line in last_errors(log):
-            _line(errors, f"  {line}")
-    _line(errors, f"FLARE's log: {log}")
-    _line(errors, f"kept for a closer look: {prepared.out / 'workspace'}")
+            say(errors, f"  {line}")
+    say(errors, f"FLARE's log: {log}")
+    say(errors, f"kept for a closer look: {prepared.out / 'workspace'}")
+    _offer_continuation(prepared, errors)
+
+
+def _offer_continuation(prepared: Prepared, console: Console) -> None:
+    if (prepared.workspace / SERVER_APP / RUN_STATE).exists():
+        say(console, f"the finished rounds are kept; to continue: fedpartial resume {prepared.out} -o NEW_FOLDER")
 
 
 def _as_given(prepared: Prepared, text: str) -> str:
@@ -133,29 +142,17 @@ def _as_given(prepared: Prepared, text: str) -> str:
 
 def _introduce(prepared: Prepared, console: Console, errors: Console) -> None:
     plan = prepared.plan
-    _line(
+    say(
         console,
         f"{plan.job}: {plan.num_rounds} round(s) of {plan.local_steps} local step(s), "
         f"preset {plan.preset}, seed {plan.seed}, {prepared.threads} site process(es) at a time",
     )
     for site in prepared.sites:
         source = "the embedded phantom" if site.source == "phantom" else prepared.site_folder.as_given(site.where)
-        _line(console, f"  {site.name}: {source}")
+        say(console, f"  {site.name}: {source}")
     for name in unused_site_files(prepared.sites, prepared.site_folder):
-        _line(errors, f"not used: {name} in {prepared.site_folder.shown} (no site of this run is called so)", "yellow")
-    _line(console, f"results: {prepared.out}")
-
-
-def _show(faults: Sequence[object], errors: Console) -> None:
-    for fault in faults:
-        _line(errors, f"error: {fault}", "red")
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    """One line as it is: no markup, no wrapping of paths, colour on a terminal only."""
-    from rich.text import Text
-
-    console.print(Text(text, style=style), soft_wrap=True)
+        say(errors, f"not used: {name} in {prepared.site_folder.shown} (no site of this run is called so)", "yellow")
+    say(console, f"results: {prepared.out}")
 
 
 @contextlib.contextmanager
