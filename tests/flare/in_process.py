@@ -123,7 +123,13 @@ class InProcess(WFCommSpec):
         return 1.0 if client_name in self.gone else None
 
     def broadcast_and_wait(
-        self, task: Task, fl_ctx: FLContext, targets=None, *_, abort_signal: Signal | None = None, **__
+        self,
+        task: Task,
+        fl_ctx: FLContext,
+        targets=None,
+        min_responses: int = 0,
+        wait_time_after_min_received: int = 0,
+        abort_signal: Signal | None = None,
     ) -> None:
         for client in targets or fl_ctx.get_engine().get_clients():
             if abort_signal is not None and abort_signal.triggered:

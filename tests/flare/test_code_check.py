@@ -179,7 +179,7 @@ def test_a_federation_of_two_versions_trains_nothing(make_server, with_other_cod
     server = make_server(None, FedAvg(), num_rounds=1)
     for hospital in server.link.hospitals.values():
         with_other_code(hospital)
-    server.run()
+    server.run(min_clients=1)
     assert {failure["site"] for failure in events(server, "failure")} == {"liver", "spleen"}
     assert nothing_trained(server)
 
@@ -199,7 +199,7 @@ def test_a_site_that_got_a_bundle_made_with_other_code_refuses(make_server):
     server = make_server(None, FedAvg(), num_rounds=1)
     for hospital in server.link.hospitals.values():
         put(hospital.app, other_files())
-    server.run()
+    server.run(min_clients=1)
     assert {failure["site"] for failure in events(server, "failure")} == {"liver", "spleen"}
     assert "(fedpartial 0.0.9), as the job's" in events(server, "failure")[0]["reason"]
     assert nothing_trained(server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
@@ -30,8 +32,7 @@ def test_too_few_living_sites_end_the_job_by_name(make_server):
     server = make_server(None, FedAvg(), num_rounds=2)
     server.link.gone.add("spleen")
     server.run(min_clients=2)
-    assert "round 1 got 0 update(s) and needs 2" in events(server, "panic")[0]["reason"]
-    assert "spleen (gone)" in events(server, "panic")[0]["reason"]
+    assert "round 1 needs 2 update(s) and cannot get them. spleen: gone." in events(server, "panic")[0]["reason"]
     assert not events(server, "update")
 
 
@@ -48,8 +49,7 @@ def test_a_site_lost_later_keeps_the_finished_rounds(make_server):
     link.broadcast_and_wait = lose_spleen_in_round_two
     server.run(min_clients=2)
     reason = events(server, "panic")[0]["reason"]
-    assert "round 2 got 1 update(s) and needs 2" in reason
-    assert "spleen (no answer)" in reason
+    assert "round 2 needs 2 update(s) and cannot get them. spleen: no answer." in reason
     assert "fedpartial resume" in reason
     assert load_model(server.app / GLOBAL_MODEL)[1].round_number == 1
     assert load_state(server) == 1
@@ -80,3 +80,14 @@ def test_a_site_that_goes_and_comes_back_is_told(make_server):
     server.engine.fire_event(EventType.CLIENT_RECONNECTED, server.fl_ctx)
     assert recorder.failures == {}
     assert [line["site"] for line in (*events(server, "gone"), *events(server, "back"))] == ["spleen", "spleen"]
+
+
+def test_a_site_that_cannot_train_is_named_with_its_reason_when_it_is_needed(make_server):
+    server = make_server(None, FedAvg(), num_rounds=1)
+    hospital = server.link.hospitals["liver"]
+    path = hospital.root / "local" / "sites" / "liver.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data_root": str(hospital.root / "mrs_miller")}))
+    server.run(min_clients=2)
+    assert "liver: data_root: expected an existing folder" in events(server, "panic")[0]["reason"]
+    assert "mrs_miller" not in json.dumps(server.progress())
+    assert not events(server, "update"), "spleen is not asked for a round that is lost"

@@ -41,6 +41,7 @@ class FederatedRounds(ScatterAndGather):
             num_rounds=num_rounds,
             train_timeout=round_timeout,
             wait_time_after_min_received=0,
+            ignore_result_error=True,  # judged here, with the reasons
             aggregator_id=aggregator_id,
             persistor_id=persistor_id,
             shareable_generator_id=shareable_generator_id,
@@ -48,7 +49,9 @@ class FederatedRounds(ScatterAndGather):
         )
         self.recorder_id = recorder_id
         self._total_rounds = num_rounds
+        self._asked: list[str] = []
         self._accepted: set[str] = set()
+        self._refused: set[str] = set()
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Go on after the finished rounds of an interrupted run."""
@@ -67,28 +70,34 @@ class FederatedRounds(ScatterAndGather):
     def broadcast_and_wait(self, task, fl_ctx, targets=None, min_responses=0, **options) -> None:
         """Ask the living sites and wait for all of them; less than min_clients updates end the job."""
         sites = self.living()
-        self._accepted, self._current_num_targets = set(), len(sites)
-        if len(sites) >= self._min_clients:
-            options["wait_time_after_min_received"] = 0
-            super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
+        self._asked, self._accepted, self._refused = [site.name for site in sites], set(), set()
+        if len(sites) < self._min_clients:
+            self._stop(set(), fl_ctx)
+            return
+        options["wait_time_after_min_received"] = 0
+        super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
         if len(self._accepted) < self._min_clients and not options["abort_signal"].triggered:
-            self.system_panic(self._too_few(sites), fl_ctx)
-
-    def _too_few(self, asked: list[Client]) -> str:
-        recorder = self._engine.get_component(self.recorder_id)
-        reasons = recorder.failures if isinstance(recorder, RunRecorder) else {}
-        absent = sorted({client.name for client in self._engine.get_clients()} - self._accepted)
-        known = {client.name for client in asked}
-        why = (f"{name} ({reasons.get(name, 'no answer' if name in known else 'gone')})" for name in absent)
-        return (
-            f"round {self._current_round + 1} got {len(self._accepted)} update(s) and needs {self._min_clients}; "
-            f"without: {', '.join(why)}. The finished rounds are kept: continue with 'fedpartial resume'."
-        )
+            self._stop(set(self._asked) - self._accepted, fl_ctx)
 
     def _accept_train_result(
         self, client_name: str, result: Shareable, fl_ctx: FLContext, is_unknown_task: bool = False
     ) -> bool:
+        """Count the answers; the job ends as soon as min_clients updates cannot be reached."""
         accepted = super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)
-        if accepted:
-            self._accepted.add(client_name)
+        (self._accepted if accepted else self._refused).add(client_name)
+        if len(self._asked) - len(self._refused) < self._min_clients:
+            self._stop(self._refused, fl_ctx)
         return accepted
+
+    def _stop(self, silent: set[str], fl_ctx: FLContext) -> None:
+        """End the job; the reason names every site that is missing and why."""
+        recorder = self._engine.get_component(self.recorder_id)
+        known = recorder.failures if isinstance(recorder, RunRecorder) else {}
+        gone = {client.name for client in self._engine.get_clients()} - set(self._asked)
+        reasons = {**dict.fromkeys(gone, "gone"), **dict.fromkeys(silent, "no answer"), **known}
+        why = "; ".join(f"{name}: {reasons[name]}" for name in sorted(gone | silent))
+        self.system_panic(
+            f"round {self._current_round + 1} needs {self._min_clients} update(s) and cannot get them. {why}. "
+            "Finished rounds are kept: see 'fedpartial resume'.",
+            fl_ctx,
+        )
