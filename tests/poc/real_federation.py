@@ -40,9 +40,10 @@ class RefusedError(Exception):
 class Federation:
     """Server and sites as processes on this machine, each started by its own kit's script.
 
-    ``policy`` is a policy of ``fedpartial setup-kit`` for the sites, or None for FLARE's defaults. ``site_files``
-    gives sites a file of their own, ``absent`` names sites that are provisioned but not started, ``variables``
-    are added to every process, and ``restart`` uses the kits' ``start.sh``, which starts a dead parent again.
+    ``policy`` is a policy of ``fedpartial setup-kit``, for all or by participant, or None for FLARE's defaults.
+    ``site_files`` gives sites a file of their own, ``absent`` names sites that are provisioned but not started,
+    ``variables`` are added to every process, and ``restart`` uses the kits' ``start.sh``, which starts a dead
+    parent again.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Federation:
         folder: Path,
         sites: Sequence[str] = ("liver", "spleen"),
         *,
-        policy: str | None = None,
+        policy: str | Mapping[str, str] | None = None,
         site_files: Mapping[str, Path] | None = None,
         absent: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
@@ -88,6 +89,12 @@ class Federation:
 
     # participants
 
+    @property
+    def port(self) -> int:
+        """Where the server listens."""
+        given = json.loads((self.kit(SERVER) / "startup" / "fed_server.json").read_text(encoding="utf-8"))
+        return int(given["servers"][0]["service"]["target"].rsplit(":", 1)[1])
+
     def kit(self, participant: str | User) -> Path:
         return self.kits / (participant.name if isinstance(participant, User) else participant)
 
@@ -117,6 +124,10 @@ class Federation:
             _signal(pid, signal.SIGKILL)
         return pids
 
+    def running(self, participant: str) -> list[int]:
+        """Ids of all processes of a participant."""
+        return self._pids(participant)
+
     def job_processes(self, participant: str) -> list[int]:
         return self._matching(participant, JOB_PROCESS)
 
@@ -144,9 +155,13 @@ class Federation:
         self.nvflare("job", "download", job, "-o", str(folder), user=user)
         return folder / job
 
+    def stored_jobs(self) -> dict[str, Path]:
+        """The server's folder of every job it was given."""
+        return {path.name: path for path in (self.kit(SERVER) / STORE / "jobs").iterdir()}
+
     def meta(self, job: str) -> dict:
         """What the server has stored about the job; read from disk, so it costs nothing to ask often."""
-        return json.loads((self.kit(SERVER) / STORE / "jobs" / job / "meta").read_text(encoding="utf-8"))
+        return json.loads((self.stored_jobs()[job] / "meta").read_text(encoding="utf-8"))
 
     def status(self, job: str) -> str:
         return self.meta(job)["status"]
@@ -201,7 +216,8 @@ class Federation:
         if self.policy is None:
             keep_flares_policy(kit)
         else:
-            apply_changes(plan_changes(read_kit(kit), self.policy, None), force=False)
+            policy = self.policy if isinstance(self.policy, str) else self.policy[participant]
+            apply_changes(plan_changes(read_kit(kit), policy, None), force=False)
         if participant in self.site_files:
             target = site_file(kit / "local", participant)
             target.parent.mkdir()
