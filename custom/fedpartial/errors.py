@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ConfigError(ValueError):
@@ -35,6 +40,29 @@ class DataFaults(ValueError):
 
     def __reduce__(self):
         return DataFaults, (self.faults,)
+
+
+class NoSpaceLeft(RuntimeError):
+    """A disk, or what a user may have of it, is full. ``what`` is for everyone; the folder is named to the site only."""
+
+    def __init__(self, what: str, folder: object):
+        self.what, self.folder = what, str(folder)
+        super().__init__(f"no space left for {what} in {folder}. Free some, or choose another place for them.")
+
+    def __reduce__(self):
+        return NoSpaceLeft, (self.what, self.folder)
+
+
+@contextmanager
+def needs_space(what: str, folder: Path) -> Iterator[None]:
+    """Turn the errors of a full disk into NoSpaceLeft; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        # NumPy reports a file that it could not write to the end without an errno.
+        if error.errno in FULL or (error.errno is None and "requested and" in str(error)):
+            raise NoSpaceLeft(what, folder) from error
+        raise
 
 
 def check_keys(given: object, allowed: Sequence[str], required: Sequence[str], *, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
@@ -21,7 +22,7 @@ from tiny_hospital import write_case, write_nifti, write_site
 
 from fedpartial.data import store
 from fedpartial.data.stored_case import foreground_index
-from fedpartial.errors import DataFaults
+from fedpartial.errors import DataFaults, NoSpaceLeft
 from fedpartial.presets import get_preset
 
 
@@ -275,3 +276,60 @@ def test_a_large_foreground_is_thinned_out_the_same_way_every_time():
     np.testing.assert_array_equal(coordinates[20_000], [5, 5, 5])
     np.testing.assert_array_equal(foreground_index(label)[0], coordinates)
     assert abs(coordinates[:20_000, 0].mean() - 14.5) < 0.3
+
+
+FULL_DISK = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from pathlib import Path
+from tiny_hospital import write_site
+from fedpartial.data.store import prepare_cases
+from fedpartial.errors import NoSpaceLeft
+from fedpartial.presets import get_preset
+root = Path(sys.argv[2])
+site = write_site(root, json.loads((root / "datalist.json").read_text()))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    prepare_cases(site, replace(get_preset("phantom"), spacing_mm=(2.0, 2.0, 2.0), patch=(8, 8, 8)))
+except NoSpaceLeft as full:
+    print(full.what)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_case(make_site, preset):
+    """The limit of a file's size stands for the disk's: the small first case fits, the second does not."""
+    site = make_site(training=1, validation=0)
+    (kept,) = store.prepare_cases(site, preset).training
+    before = stamps(kept.folder)
+    large = write_case(site.data_root, "large", shape=(40, 40, 40))
+    datalist = json.loads(site.datalist.read_text())
+    site.datalist.write_text(json.dumps({**datalist, "training": [*datalist["training"], large]}))
+    arguments = [str(Path(__file__).parent), str(site.data_root), "40000"]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "the prepared cases"), done.stderr
+    assert not list(kept.folder.parent.glob(f"{store.UNFINISHED}*"))
+    assert stamps(kept.folder) == before, "the earlier case stays as it is"
+    assert len(store.prepare_cases(site, preset).training) == 2, "with room again it goes on"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_kind_of_full_disk_is_the_same_fault(make_site, preset, monkeypatch, number):
+    monkeypatch.setattr(store, "write_case", raising(OSError(number, "full")))
+    site = make_site(training=1, validation=0)
+    with pytest.raises(NoSpaceLeft, match="no space left for the prepared cases"):
+        store.prepare_cases(site, preset)
+    assert not [path for path in site.cache_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
+def test_another_fault_of_the_disk_is_no_full_disk(make_site, preset, monkeypatch):
+    monkeypatch.setattr(store, "write_case", raising(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="broken"):
+        store.prepare_cases(make_site(training=1, validation=0), preset)
+
+
+def raising(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail

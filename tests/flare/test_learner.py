@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 
 import numpy as np
 import pytest
-from in_process import on_the_wire
+from in_process import Engine, context, on_the_wire
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.executors.learner_executor import LearnerExecutor
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from tiny_hospital import write_case, write_nifti
 
 from federation import TINY, federate, tiny_plan
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER
-from fedpartial.flare.learner import MODELS
+from fedpartial.flare.learner import MODELS, SiteLearner
 from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.methods.base import LossTerms
@@ -288,6 +292,57 @@ def test_an_unexpected_failure_is_written_down_and_left_to_flare(make_hospital, 
     failure = json.loads((hospital.app / FAILURE_FILE).read_text(encoding="utf-8"))
     assert failure["kind"] == "OSError"
     assert PATIENT in failure["error"]
+
+
+def test_a_full_disk_is_told_without_the_folder(make_hospital, weights, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / PATIENT))
+
+    monkeypatch.setattr("fedpartial.data.store.write_case", full)
+    hospital = make_hospital()
+    edit_site(hospital, cache_dir=str(tmp_path / PATIENT))
+    reply = on_the_wire(hospital.execute("train", train_task(weights)))
+    assert reply.get_header(REASON_HEADER).startswith("no space left for the prepared cases (details at the site")
+    assert PATIENT not in repr(reply)
+    failure = json.loads((hospital.app / FAILURE_FILE).read_text(encoding="utf-8"))
+    assert failure["kind"] == "NoSpaceLeft"
+    assert str(tmp_path / PATIENT) in failure["error"], "the site itself learns where"
+
+
+def test_a_disk_that_fills_up_while_training_is_told_too(make_hospital, weights, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", f"/data/{PATIENT}")
+
+    monkeypatch.setattr("fedpartial.flare.learner.write_tensors", full)
+    reply = make_hospital(method=FedAvg()).execute("train", train_task(weights))
+    assert reply.get_header(REASON_HEADER).startswith("no space left for the job's files (")
+    assert PATIENT not in repr(reply)
+
+
+class Events(Engine):
+    """Remembers what is fired; a hostile job's ConvertToFedEvent would send it."""
+
+    def __init__(self, components):
+        super().__init__(components)
+        self.fired: list[tuple[str, object]] = []
+
+    def fire_event(self, event, fl_ctx):
+        self.fired.append((event, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
+        super().fire_event(event, fl_ctx)
+
+
+def test_the_full_text_of_a_failure_is_no_event_that_a_job_could_forward(make_hospital, weights, caplog):
+    hospital = make_hospital()
+    task, _ = an_unknown_label(hospital, weights)
+    forward = ConvertToFedEvent([EventType.WARNING_LOG_AVAILABLE, EventType.ERROR_LOG_AVAILABLE, "_info_log_available"])
+    engine = Events({"learner": SiteLearner(FedAvg()), "forward": forward})
+    executor = LearnerExecutor("learner")
+    reply = executor.execute("train", task, context(engine, hospital.name, hospital.root), Signal())
+    assert reply.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert PATIENT in caplog.text, "the site's own log has it"
+    assert not [event for event, data in engine.fired if PATIENT in f"{event} {data}"]
+    executor.log_warning(context(engine, hospital.name, hospital.root), PATIENT)
+    assert [event for event, data in engine.fired if PATIENT in f"{data}" and event.startswith("fed.")], "it would"
 
 
 def test_good_answers_name_no_file_either(make_hospital, weights, tmp_path):

@@ -26,6 +26,7 @@ from fedpartial.data.datalist import ANNOTATED_SPLITS, Case, read_datalist
 from fedpartial.data.integrity import Fault, Inspected, Inspector, Progress, labelled_mask, raise_for_faults
 from fedpartial.data.preprocess import preprocess_image, preprocess_label
 from fedpartial.data.stored_case import META, StoredCase, write_case
+from fedpartial.errors import needs_space
 from fedpartial.presets import Preset
 from fedpartial.sites import SiteConfig
 
@@ -70,7 +71,7 @@ def prepare_cases(
     """
     store = CaseStore(site, preset, splits)
     if store.missing():
-        with store.locked():
+        with needs_space("the prepared cases", store.folder), store.locked():
             store.prepare_missing(progress, check)
     return store.open()
 
@@ -123,14 +124,22 @@ class CaseStore:
         inspected = self.inspector.inspect(case, compare=check)
         if inspected.faults:
             return inspected.faults
+        with needs_space("the prepared cases", self.folder):
+            self._write_in_place(case, inspected, fingerprints)
+        return []
+
+    def _write_in_place(self, case: Case, inspected: Inspected, fingerprints: list) -> None:
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.folder))
-        self._write(unfinished, case, inspected, fingerprints)
+        try:
+            self._write(unfinished, case, inspected, fingerprints)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)  # a full disk needs the room
+            raise
         target = self.folder / _case_name(case)
         if target.exists():
             os.rename(target, f"{unfinished}-old")
         os.rename(unfinished, target)
         shutil.rmtree(f"{unfinished}-old", ignore_errors=True)
-        return []
 
     def _write(self, folder: Path, case: Case, inspected: Inspected, fingerprints: list) -> None:
         image, label = inspected.image, inspected.label

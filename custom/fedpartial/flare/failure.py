@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from fedpartial.data.datalist import SPLITS
-from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft
 from fedpartial.flare.code_check import CodeMismatch
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.sites import ALLOWED
@@ -37,6 +37,8 @@ def public_reason(error: Exception) -> str:
         return f"{public_field(error.field)}: expected {error.expected} ({DETAILS})"
     if isinstance(error, DataFaults):
         return f"{len(error.faults)} fault(s) in the data set ({DETAILS})"
+    if isinstance(error, NoSpaceLeft):
+        return f"no space left for {error.what} ({DETAILS})"
     if isinstance(error, (TrainingDiverged, StateMismatch)):
         return str(error)
     return f"{type(error).__name__} ({DETAILS})"

@@ -19,7 +19,7 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
 
-from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space
 from fedpartial.flare.code_check import check_task_code
 from fedpartial.flare.failure import REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
@@ -36,7 +36,7 @@ from fedpartial.training.site_session import SiteSession
 STATE = "state"
 LOCAL_MODEL = "local_model.safetensors"
 MODELS = "fedpartial_models"
-EXPECTED_ERRORS = (ConfigError, DataFaults, StateMismatch, TrainingDiverged)
+EXPECTED_ERRORS = (ConfigError, DataFaults, NoSpaceLeft, StateMismatch, TrainingDiverged)
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -84,7 +84,8 @@ class SiteLearner(Learner):
         """Run ``work``; whatever goes wrong is written down at the site and nothing is sent."""
         try:
             check_task_code(task, self.site, self.root)
-            return work(task, fl_ctx, abort_signal)
+            with needs_space("the job's files", self.root):
+                return work(task, fl_ctx, abort_signal)
         except TrainingStopped as stopped:
             self.log_info(fl_ctx, str(stopped))
             return make_reply(ReturnCode.TASK_ABORTED)

@@ -86,7 +86,11 @@ def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     nifti.set_sform(affine, code="scanner")
     nifti.header.set_xyzt_units("mm")
     part = path.with_name(f".part-{path.name}")
-    nib.save(nifti, part)
+    try:
+        nib.save(nifti, part)
+    except OSError:
+        part.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     os.replace(part, path)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedpartial.data.preprocess import load_image, load_label
 from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
+from fedpartial.errors import needs_space
 from fedpartial.methods.base import Method
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
@@ -54,7 +55,8 @@ class SiteSession:
         self.precision = select_precision(site.device, where=site.where)
         self.table = self.preset.label_space.table(site.labels, where=site.where)
         if site.source == "phantom":
-            ensure_phantom(site.data_root.parent, site.name, progress=self._progress("phantom case"))
+            with needs_space("the phantom", site.data_root):
+                ensure_phantom(site.data_root.parent, site.name, progress=self._progress("phantom case"))
         self.cases = prepare_cases(site, self.preset, splits=SPLITS, progress=self._progress("prepared case")).cases
         self.setup_seconds = time.monotonic() - started
         self._method, self._state_dir, self._on_step = method, state_dir, on_step
