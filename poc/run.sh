@@ -15,6 +15,7 @@ Asks nothing, listens on localhost only, and leaves no process behind, however i
   --out DIR          new folder for the results (default: runs/poc-<job>-<time>)
   --site-config DIR  folder with <site>.json or sites/<site>.json; other sites use the phantom
   --timeout SECONDS  longest time for the job itself (default: 3600)
+  --console          use FLARE's admin console instead of its command line; also aborts a second run of the job
   --keep             keep the workspace, to look around or to start the federation again
   --help             show this text
 
@@ -24,7 +25,8 @@ HELP
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-job='' chosen_port=0 workspace='' out='' site_config='' timeout=3600 keep='' created='' finished='' kits='' id='' doing='preparations'
+job='' chosen_port=0 workspace='' out='' site_config='' timeout=3600 keep='' created='' finished='' kits='' id='' doing='preparations' console='' ended=0
+id_pattern='[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
 
 fail() { printf 'error: %s\n' "$2" >&2; exit "$1"; }
 step() { doing=$*; printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
@@ -35,6 +37,26 @@ run() {
   printf '$' >&3; printf ' %q' "$@" >&3; printf '\n' >&3
   set -m; "$@" </dev/null & set +m
   wait "$!"
+}
+
+submit_wait_download() {  # with FLARE's command line
+  step "submit $job"
+  run nvflare --format json job submit -j "$job" --startup-kit "$kit_of_lead" >"$workspace/submitted.json"
+  cat "$workspace/submitted.json"
+  id=$(grep -oE "$id_pattern" "$workspace/submitted.json" | head -n 1)
+  step "wait for job $id"
+  set -m; python3 "$here/follow.py" "$kits/$server/$id" "${sites[@]}" </dev/null & follower=$!; set +m
+  run nvflare job wait "$id" --timeout "$timeout" --interval 1 --startup-kit "$kit_of_lead" || ended=$?
+  kill "$follower" && wait "$follower" || true
+  ((ended != 3)) || run nvflare job abort "$id" --force --startup-kit "$kit_of_lead" || true
+  step "download"
+  run nvflare job download "$id" -o "$out" --startup-kit "$kit_of_lead" || ended=1
+}
+
+talk_to_the_console() {  # submit, wait, download in the admin console, and an abort
+  step "admin console: submit, wait, download, submit again, abort"
+  run python3 "$here/console.py" "$kit_of_lead" --user "$lead" --job "$job" --out "$out" --timeout "$timeout" || ended=1
+  id=$(grep -oE "$id_pattern" "$out/console.txt" | head -n 1) || true
 }
 
 clean_up() {
@@ -63,6 +85,7 @@ while (($#)); do
   case $1 in
     --help | -h) usage; exit 0 ;;
     --keep) keep=yes; shift; continue ;;
+    --console) console=yes; shift; continue ;;
     --port | --workspace | --out | --site-config | --timeout) (($# > 1)) || fail 2 "$1 needs a value" ;;&
     --port) chosen_port=$2 ;;
     --workspace) workspace=$2 ;;
@@ -118,22 +141,7 @@ fi
 step "start"
 run nvflare poc start --timeout 180
 
-step "submit $job"
-run nvflare --format json job submit -j "$job" --startup-kit "$kit_of_lead" >"$workspace/submitted.json"
-cat "$workspace/submitted.json"
-id=$(grep -oE '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}' "$workspace/submitted.json" | head -n 1)
-
-step "wait for job $id"
-set -m; python3 "$here/follow.py" "$kits/$server/$id" "${sites[@]}" </dev/null & follower=$!; set +m
-ended=0
-run nvflare job wait "$id" --timeout "$timeout" --interval 1 --startup-kit "$kit_of_lead" || ended=$?
-kill "$follower" && wait "$follower" || true
-if ((ended == 3)); then
-  run nvflare job abort "$id" --force --startup-kit "$kit_of_lead" || true
-fi
-
-step "download"
-run nvflare job download "$id" -o "$out" --startup-kit "$kit_of_lead" || ended=${ended/#0/1}
+if [[ -n $console ]]; then talk_to_the_console; else submit_wait_download; fi
 
 if ((ended)); then
   step "the job failed"
