@@ -18,6 +18,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.workspace import Workspace
 from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
 from nvflare.fuel.utils import fobs
+from nvflare.private.fed.app.fl_conf import create_privacy_manager
 from nvflare.private.privacy_manager import PrivacyService
 
 from fedpartial.flare.failure import REASON_HEADER
@@ -69,6 +70,14 @@ def test_the_policy_has_our_three_filters_first(tmp_path, policy):
     assert names[:3] == ["KnownContent", "NamedParts", "ReportedMetrics"]
     assert (filters[2].per_case, filters[2].min_cases) == (False, 2)
     assert len(names) == (3 if policy == "site" else 5)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_server_that_shares_the_folder_does_not_filter_a_second_time(tmp_path, policy):
+    """As in the simulator; what a site has let pass has FLARE's own headers by then."""
+    site = PolicedSite(tmp_path, policy)
+    manager = create_privacy_manager(site.workspace, names_only=False, is_server=True)
+    assert manager.get_scope("").task_result_filters["in"] == []
 
 
 # --- what a job sends ---------------------------------------------------------------------------------
@@ -191,7 +200,9 @@ def test_the_noise_policy_clips_and_the_server_still_takes_the_update(tmp_path, 
     site = PolicedSite(tmp_path, "site-noise")
     site.deploy()
     rng = np.random.default_rng(0)
-    sent = {name: rng.normal(scale=1e-3, size=(40, 50)).astype(np.float32) for name in ("input_block.a", "bottleneck.b")}
+    sent = {
+        name: rng.normal(scale=1e-3, size=(40, 50)).astype(np.float32) for name in ("input_block.a", "bottleneck.b")
+    }
     sent["input_block.a"][0, 0] = 100.0
     reply = on_the_wire(site.run("train", Shareable(), Says(update({n: v.copy() for n, v in sent.items()}, kind=kind))))
     found = from_shareable(reply).data
