@@ -53,7 +53,8 @@ class Run:
         model = make_model_learnable({"w": np.full(3, number, np.float32)}, {})
         self.fire(AppEventType.ROUND_STARTED, GLOBAL_MODEL=model, CURRENT_ROUND=number)
         for site in ("a", "b"):
-            metrics = {"loss": 1.0 / (1 + number), "val_dice": scores, "seconds": 2.0, "bytes_down": 12, **FACTS}
+            numbers = {"loss": 1.0 / (1 + number), "seconds": 2.0, "bytes_down": 12, "optimizer_round": number - 1}
+            metrics = {**numbers, "val_dice": scores, **FACTS}
             self.fl_ctx.set_peer_context(peer(site))
             result = update_message({"w": torch.zeros(3)}, 1, metrics)
             self.fire(AppEventType.AFTER_CONTRIBUTION_ACCEPT, TRAINING_RESULT=result, AGGREGATION_ACCEPTED=accepted)

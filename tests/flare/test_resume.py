@@ -82,6 +82,7 @@ def test_interrupted_and_continued_equals_uninterrupted(make_server, finished):
     assert reports[0]["selected_model"] == reports[1]["selected_model"]
     plan = second.progress()[0]
     assert plan["finished_rounds"] == finished
+    assert not [line for line in second.progress() if line["event"] == "optimizer"]
 
 
 def test_without_the_state_of_the_sites_the_result_is_another(make_server):
@@ -95,6 +96,8 @@ def test_without_the_state_of_the_sites_the_result_is_another(make_server):
     second.run(evaluate=False)
     expected, found = (load_model(server.app / GLOBAL_MODEL)[0] for server in (whole, second))
     assert not same_tensors(found, expected)
+    told = [(line["site"], line["state"]) for line in second.progress() if line["event"] == "optimizer"]
+    assert told == [("liver", "a fresh optimiser"), ("spleen", "a fresh optimiser")]
 
 
 def panics(server) -> list[str]:

@@ -162,7 +162,7 @@ def test_numbers_of_the_round(make_trainer, weights):
     result = trainer.run_round(weights, 0, go_on)
     assert result.num_steps == len(spy.calls) == 2
     assert [step for step, _ in steps] == [1, 2]
-    assert set(result.metrics) == {"loss", "dice", "ce", "condist", "seconds"}
+    assert set(result.metrics) == {"loss", "dice", "ce", "condist", "seconds", "optimizer_round"}
     assert result.metrics["loss"] == steps[-1][1], "the last running mean is the mean of the round"
     expected = result.metrics["dice"] + result.metrics["ce"] + 0.01 * result.metrics["condist"]
     assert result.metrics["loss"] == pytest.approx(expected, rel=1e-6)

@@ -124,6 +124,10 @@ def _failure(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} reports a failure"
 
 
+def _optimizer(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} trains with {event['state']}"
+
+
 def _gone(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} is gone; the others go on"
 
@@ -143,6 +147,7 @@ _WRITERS = {
     "phase": _phase,
     "scored": _scored,
     "failure": _failure,
+    "optimizer": _optimizer,
     "gone": _gone,
     "back": _back,
 }

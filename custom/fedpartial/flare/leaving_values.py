@@ -16,7 +16,7 @@ from fedpartial.evaluation.withhold import read_summary
 from fedpartial.flare.leaving import LeavingRefused
 
 FACT_NUMBERS = ("setup_seconds", "num_training")
-UPDATE_NUMBERS = ("loss", "dice", "ce", "condist", "seconds", "bytes_down", *FACT_NUMBERS)
+UPDATE_NUMBERS = ("loss", "dice", "ce", "condist", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
 WORDS = {
     "device": ("cpu", "cuda", "mps", "xpu"),
     "precision": ("float32", "bfloat16", "float16"),

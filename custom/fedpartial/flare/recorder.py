@@ -21,6 +21,7 @@ from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.progress import ProgressFile, duration
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.server.run_history import RunHistory
+from fedpartial.training.local_trainer import FRESH
 from fedpartial.training.plan import Plan
 
 
@@ -80,6 +81,7 @@ class RunRecorder(Widget):
         scores = list(metrics["val_dice"].values())
         dice = sum(scores) / len(scores) if scores else None
         left = self.history.remaining_seconds(self.num_sites)
+        self._look_at_optimizer(site, metrics["optimizer_round"], fl_ctx)
         self.progress.write(
             "update",
             round=number,
@@ -97,6 +99,14 @@ class RunRecorder(Widget):
             f"round {number}/{self.history.num_rounds} {site}: loss {metrics['loss']:.3f}{before}, "
             f"{duration(metrics['seconds'])}; about {duration(left)} left",
         )
+
+    def _look_at_optimizer(self, site: str, left_by: int, fl_ctx: FLContext) -> None:
+        """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
+        if left_by == fl_ctx.get_prop(AppConstants.CURRENT_ROUND) - 1:
+            return
+        state = "a fresh optimiser" if left_by == FRESH else f"the optimiser of round {left_by + 1}"
+        self.log_warning(fl_ctx, f"site {site} trains with {state}")
+        self.progress.write("optimizer", site=site, state=state)
 
     def _score_incoming_model(self, fl_ctx: FLContext) -> None:
         """Runs before aggregation, while GLOBAL_MODEL is still the model the round started from."""

@@ -27,6 +27,9 @@ from fedpartial.training.checkpoint import SiteState, load_state_before, save_st
 from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision
 
+FRESH = -1
+"""The optimizer_round of a site that starts without an earlier round's state."""
+
 
 class TrainingStopped(RuntimeError):
     """The server or the user asked to stop; nothing of this round may be sent."""
@@ -100,12 +103,13 @@ class LocalTrainer:
         load_canonical(self.network, weights)
         context = RoundContext(round_number=round_number, num_rounds=self.schedule.num_rounds, groups=self.groups)
         teacher = self._load_teacher(weights) if self.method.needs_teacher(context) else None
-        optimizer, scaler = self._restore_optimizer(round_number)
+        optimizer, scaler, optimizer_round = self._restore_optimizer(round_number)
         sums = self._steps(context, teacher, optimizer, scaler, stop)
         update = self._update(weights)
         self._save(round_number, optimizer, scaler)
         metrics = {name: value / self.schedule.local_steps for name, value in sums.items()}
         metrics["seconds"] = time.monotonic() - started
+        metrics["optimizer_round"] = optimizer_round
         return RoundResult(update=update, num_steps=self.schedule.local_steps, metrics=metrics)
 
     def _load_teacher(self, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -163,15 +167,17 @@ class LocalTrainer:
             raise TrainingDiverged(f"{len(bad)} tensor(s) are not finite after training, first {bad[0]!r}")
         return {name: tensor - torch.as_tensor(weights[name]) for name, tensor in local.items()}
 
-    def _restore_optimizer(self, round_number: int) -> tuple[NesterovSGD, torch.amp.GradScaler]:
+    def _restore_optimizer(self, round_number: int) -> tuple[NesterovSGD, torch.amp.GradScaler, int]:
+        """The optimiser as an earlier round left it, and the number of that round; FRESH for a new one."""
         optimizer = NesterovSGD(dict(self.network.named_parameters()), self.preset.optimizer)
         scaler = torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
         state = load_state_before(self.state_dir, round_number)
-        if state is not None:
-            optimizer.load(state.tensors)
-            if self.precision.needs_scaler and state.values["scaler"]:
-                scaler.load_state_dict(state.values["scaler"])
-        return optimizer, scaler
+        if state is None:
+            return optimizer, scaler, FRESH
+        optimizer.load(state.tensors)
+        if self.precision.needs_scaler and state.values["scaler"]:
+            scaler.load_state_dict(state.values["scaler"])
+        return optimizer, scaler, state.values["round"]
 
     def _save(self, round_number: int, optimizer: NesterovSGD, scaler: torch.amp.GradScaler) -> None:
         values = {"round": round_number, "scaler": scaler.state_dict()}
