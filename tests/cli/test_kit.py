@@ -1,0 +1,136 @@
+"""fedpartial setup-kit: which kit it is, what is written, and that nothing edited is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_hospitals import write_hospitals
+from typer.testing import CliRunner
+
+from fedpartial.cli.main import app
+from fedpartial.cli.policy import POLICIES
+
+STARTUP = {
+    "server": ("fed_server.json", {"servers": [{"name": "fedpartial"}]}),
+    "liver": ("fed_client.json", {"client": {"fqsn": "relay.liver"}}),
+    "lead": ("fed_admin.json", {"admin": {"username": "lead@consortium.org"}}),
+}
+
+
+@pytest.fixture
+def kits(tmp_path: Path) -> Path:
+    for name, (file, content) in STARTUP.items():
+        (tmp_path / name / "startup").mkdir(parents=True)
+        (tmp_path / name / "local").mkdir()
+        (tmp_path / name / "startup" / file).write_text(json.dumps(content))
+    return tmp_path
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["setup-kit", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def local(kit: Path) -> dict[str, dict]:
+    return {path.name: json.loads(path.read_text()) for path in (kit / "local").rglob("*.json")}
+
+
+def test_the_server_gets_its_stores_inside_its_kit(kits):
+    code, output = run(kits / "server")
+    assert code == 0, output
+    written = local(kits / "server")
+    assert set(written) == {"resources.json", "authorization.json"}
+    manager = next(c for c in written["resources.json"]["components"] if c["id"] == "job_manager")
+    assert manager["args"]["uri_root"] == str(kits / "server" / "store" / "jobs")
+    snapshots = written["resources.json"]["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"]
+    assert snapshots == str(kits / "server" / "store" / "snapshots")
+    assert "{KIT}" not in json.dumps(written)
+
+
+def test_a_site_gets_the_policy_and_a_checked_site_file_with_absolute_paths(kits):
+    file = write_hospitals(kits) / "liver.json"
+    code, output = run(kits / "liver", "--site-file", file)
+    assert code == 0, output
+    assert "site liver: policy reviewed" in output
+    written = local(kits / "liver")
+    shipped = {path.name: json.loads(path.read_text()) for path in (POLICIES / "site").glob("*.json")}
+    assert {name: written[name] for name in shipped} == shipped
+    assert written["liver.json"]["data_root"] == str((kits / "data" / "liver").resolve())
+    assert Path(written["liver.json"]["cache_dir"]).is_absolute()
+
+
+def test_an_administrators_kit_needs_nothing(kits):
+    code, output = run(kits / "lead")
+    assert code == 0
+    assert "lead@consortium.org" in output
+    assert not local(kits / "lead")
+
+
+def test_the_same_again_changes_nothing(kits):
+    run(kits / "liver")
+    code, output = run(kits / "liver")
+    assert code == 0
+    assert "resources.json: as it was" in output
+
+
+def test_another_policy_is_shown_and_needs_force(kits):
+    run(kits / "liver")
+    before = local(kits / "liver")
+    code, output = run(kits / "liver", "--policy", "byoc")
+    assert code == 2
+    assert '+      "byoc": "any"' in output
+    assert "--force" in output
+    assert local(kits / "liver") == before
+    assert run(kits / "liver", "--policy", "byoc", "--force")[0] == 0
+    assert local(kits / "liver")["authorization.json"]["permissions"]["lead"]["byoc"] == "any"
+    assert local(kits / "liver")["privacy.json"] == before["privacy.json"]
+
+
+def test_what_flare_itself_prepared_is_replaced_without_force(kits):
+    folder = kits / "server" / "local"
+    default = {"class_allow_list": ["a.b"], "components": [], "snapshot_persistor": {"args": "/tmp/nvflare"}}
+    (folder / "resources.json.default").write_text(json.dumps(default))
+    (folder / "resources.json").write_text(json.dumps({**default, "snapshot_persistor": {"args": "elsewhere"}}))
+    assert run(kits / "server")[0] == 0
+    (folder / "resources.json").write_text(json.dumps({**default, "class_allow_list": ["edited.by.hand"]}))
+    assert run(kits / "server")[0] == 2
+
+
+def test_a_folder_can_be_the_policy(kits):
+    own = Path(shutil.copytree(POLICIES / "site", kits / "own"))
+    content = json.loads((own / "resources.json").read_text())
+    (own / "resources.json").write_text(json.dumps({**content, "class_allow_list": []}))
+    assert run(kits / "liver", "--policy", own)[0] == 0
+    assert local(kits / "liver")["resources.json"]["class_allow_list"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "no startup kit"),
+        (("liver", "--policy", "lax"), "one of reviewed, byoc"),
+        (("server", "--site-file", "my sites/liver.json"), "only a site has a site file"),
+        (("liver", "--site-file", "my sites/spleen.json"), "expected liver.json"),
+        (("liver", "--site-file", "my sites/absent/liver.json"), "no such file"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_written(kits, monkeypatch, arguments, message):
+    write_hospitals(kits)
+    monkeypatch.chdir(kits)
+    code, output = run(*arguments)
+    assert code == 2
+    assert message in output
+    assert not local(kits / "liver") | local(kits / "server")
+
+
+def test_a_faulty_site_file_is_named_by_its_own_path(kits):
+    file = write_hospitals(kits) / "liver.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "datalist": "absent.json"}))
+    code, output = run(kits / "liver", "--site-file", file)
+    assert code == 2
+    assert str(file) in output
+    assert "datalist" in output
+    assert not local(kits / "liver")
