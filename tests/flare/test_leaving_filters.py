@@ -10,10 +10,12 @@ from leaving_messages import METRIC_VALUES, PER_CASE, PRIVATE_TENSORS, case, sco
 from nvflare.apis.dxo import MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable
+from test_learner import FAULTS, train_task
 
 from federation import tiny_plan
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.report import read_report
+from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.leaving import MAX_DEPTH
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
@@ -129,8 +131,6 @@ def test_wrong_arguments_are_refused_when_the_policy_is_read(arguments):
 
 def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weights):
     """A new method that reports a new part of its loss needs a line in leaving_values.py."""
-    from test_learner import train_task
-
     reply = make_hospital(method=ConDistFL()).execute("train", train_task(weights, 1))
     assert passed(KnownContent(), reply) is not None
     reported = {name for name, value in from_shareable(reply).meta[METRICS].items() if isinstance(value, int | float)}
@@ -201,3 +201,11 @@ def test_a_run_of_sites_with_one_refused_part_fails_by_name(make_server):
     failures = {line["site"]: line["reason"] for line in server.progress() if line["event"] == "failure"}
     assert set(failures) == {"spleen"}
     assert "tensor 'output_block." in failures["spleen"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
+def test_every_reason_of_a_failure_is_fit_to_leave(passed, make_hospital, tiny, weights, fault):
+    hospital = make_hospital()
+    task, _ = fault(hospital, weights)
+    reply = hospital.execute("train", task)
+    assert passed(KnownContent(), reply).get_header(REASON_HEADER) == reply.get_header(REASON_HEADER)
