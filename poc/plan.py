@@ -15,7 +15,6 @@ import yaml
 
 from fedpartial.cli.job_folder import ALL_SITES, Job, deploy_map_error, find_job, read_job
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.sites import default_cache_dir
 
 HOST = "localhost"
@@ -55,9 +54,12 @@ def described(job: Job, project: dict, files: str) -> dict[str, str]:
         "server": server["name"],
         "lead": _named(project, "admin", role="lead")["name"],
         "site_files": files,
-        "external": EXTERNAL,
         "FEDPARTIAL_CACHE": str(default_cache_dir()),
     }
+    if files:
+        from fedpartial.evaluation.record import EXTERNAL  # imports SciPy, and most rehearsals do without
+
+        values["external"] = EXTERNAL
     return {name: shlex.quote(value) for name, value in values.items()} | {"sites": f"({shlex.join(job.sites)})"}
 
 

@@ -99,15 +99,14 @@ while (($#)); do
 done
 [[ -n $job ]] || fail 2 "which JOB? See --help"
 [[ $timeout =~ ^[1-9][0-9]*$ ]] || fail 2 "--timeout: got $timeout; expected a number of seconds"
-python3 -c 'import fedpartial, nvflare' 2>/dev/null && command -v nvflare fedpartial >/dev/null ||
-  fail 2 "python3 cannot import fedpartial and nvflare; activate the environment of README.md"
 out=$(realpath -m "${out:-runs/poc-$(basename "$job")-$(date +%Y%m%d-%H%M%S)}")
 [[ ! -e $out ]] || fail 2 "--out: $out exists; name a new folder"
 workspace=$(realpath -m "${workspace:-${TMPDIR:-/tmp}/fedpartial-poc-$$-$RANDOM}")
 [[ ! -e $workspace ]] || fail 2 "--workspace: $workspace exists; name a new folder"
 [[ $workspace != *[[:space:]]* ]] || fail 2 "--workspace: FLARE cannot start from a path with spaces: $workspace"
-base=$here/../provision/project.yml
-[[ -f $base ]] || base=$here/project.yml
+
+python3 -c 'import fedpartial, importlib.metadata as m; m.version("nvflare")' 2>/dev/null && command -v nvflare fedpartial >/dev/null ||
+  fail 2 "python3 cannot import fedpartial and nvflare; activate the environment of README.md"
 
 exec 3>&1
 export FEDPARTIAL_RUN="poc-$$-$RANDOM$RANDOM"  # every process of this rehearsal inherits it; clean_up finds them by it
@@ -117,7 +116,7 @@ mkdir -p "$workspace"
 created=yes
 trap clean_up EXIT
 
-run python3 "$here/plan.py" "$job" --base "$base" --workspace "$workspace" --port "$chosen_port" \
+run python3 "$here/plan.py" "$job" --base "$here/../provision/project.yml" --workspace "$workspace" --port "$chosen_port" \
   ${site_config:+--site-config "$site_config"} >"$workspace/plan.sh" 3>/dev/null
 source "$workspace/plan.sh"
 export FEDPARTIAL_CACHE HOME="$workspace/home" NVFLARE_POC_WORKSPACE="$workspace/poc"
@@ -133,7 +132,7 @@ for participant in "$server" "${sites[@]}"; do
   [[ -n $site_files && -f $file ]] || file=''
   run fedpartial setup-kit "$kits/$participant" --policy "$policy" ${file:+--site-file "$file"} >/dev/null
 done
-if [[ -f $site_files/$external.json ]]; then
+if [[ -n $site_files && -f $site_files/$external.json ]]; then
   mkdir -p "$kits/$server/local/sites"
   run cp "$site_files/$external.json" "$kits/$server/local/sites/"
 fi

@@ -1,0 +1,185 @@
+"""poc/run.sh: a complete rehearsal, every way of ending it early, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rehearsal import ROOT, RUN, Rehearsal, site_files, user_environment
+from tiny_work import bundle
+
+from fedpartial.evaluation.report import read_report
+from fedpartial.training.model_file import load_model
+
+LONG = {"rounds": 3, "local_steps": 2000}
+STEPS = ["prepare", "start", "submit", "wait", "download", "report", "stop", "clean"]
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """run.sh with arguments that it refuses at once; its message."""
+    (folder / "home").mkdir()
+    done = subprocess.run(
+        ["bash", str(RUN), *arguments],
+        cwd=folder,
+        env=user_environment(folder / "home"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done
+    assert done.stderr.count("error: ") == 1
+    assert list((folder / "home").iterdir()) == []
+    return done.stderr
+
+
+def rehearsal_of(folder: Path, *arguments: str, **options: int) -> Rehearsal:
+    """run.sh with a bundle for two tiny hospitals."""
+    sites = folder / "sites" if (folder / "sites").exists() else site_files(folder / "sites")
+    return Rehearsal(folder, str(bundle(folder / "tiny", **options)), "--site-config", str(sites), *arguments)
+
+
+# at once
+
+
+def test_help_names_every_option_and_exit_code():
+    done = subprocess.run(["bash", str(RUN), "--help"], capture_output=True, text=True, check=True, timeout=10)
+    for option in ("--port", "--workspace", "--out", "--site-config", "--timeout", "--console", "--keep"):
+        assert option in done.stdout
+    assert "130 Ctrl-C" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_shell_can_parse_it():
+    subprocess.run(["bash", "-n", str(RUN)], check=True, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "which JOB"),
+        (["one", "two"], "more than one JOB"),
+        (["condistfl", "--fast"], "unknown option --fast"),
+        (["condistfl", "--port"], "--port needs a value"),
+        (["condistfl", "--timeout", "soon"], "--timeout: got soon"),
+    ],
+)
+def test_a_wrong_command_line_is_one_message(tmp_path, arguments, message):
+    assert message in refused(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("port", ["many", "70000", "-1"])
+def test_a_wrong_port_is_one_message(tmp_path, port):
+    said = refused(tmp_path, str(ROOT / "jobs" / "condistfl"), "--port", port, "--workspace", str(tmp_path / "made"))
+    assert f"got '{port}'" in said
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_unknown_job_is_one_message_and_leaves_nothing(tmp_path):
+    said = refused(tmp_path, "nosuchjob", "--workspace", str(tmp_path / "made"), "--out", str(tmp_path / "out"))
+    assert "got 'nosuchjob'" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_port_in_use_is_refused(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert "a port that is free" in refused(tmp_path, str(ROOT / "jobs" / "condistfl"), "--port", port)
+
+
+@pytest.mark.parametrize("option", ["--workspace", "--out"])
+def test_an_existing_folder_is_refused_and_kept(tmp_path, option):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("kept", encoding="utf-8")
+    said = refused(tmp_path, str(ROOT / "jobs" / "condistfl"), option, str(tmp_path / "there"))
+    assert f"{option}: {tmp_path / 'there'} exists" in said
+    assert (tmp_path / "there" / "mine").read_text(encoding="utf-8") == "kept"
+
+
+# with FLARE's processes
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(400)
+def test_a_rehearsal_downloads_report_and_model_and_leaves_nothing(tmp_path):
+    with rehearsal_of(tmp_path, rounds=2, local_steps=2) as rehearsal:
+        assert rehearsal.wait(390) == 0, rehearsal.output
+        assert rehearsal.processes() == {}
+        app = rehearsal.result()
+    report = read_report(app / "report.json")
+    assert set(report["sites"]) == {"liver", "spleen"}
+    assert len(report["rounds"]) == 2
+    weights, info = load_model(app / "global_model.safetensors")
+    assert (info.round_number, info.plan["num_rounds"], info.plan["local_steps"]) == (2, 2, 2)
+    assert all(np.isfinite(tensor).all() for tensor in weights.values())
+    assert list(rehearsal.seconds()) == STEPS
+    assert "round 2/2  done" in rehearsal.output
+    assert rehearsal.output.splitlines()[-1].endswith(str(app / "report.html"))
+    assert not rehearsal.workspace.exists()
+    assert list(rehearsal.home.iterdir()) == [], "the user's own HOME was written to"
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_rehearsal_leaves_no_process(tmp_path, number):
+    with rehearsal_of(tmp_path, **LONG) as rehearsal:
+        rehearsal.wait_until(rehearsal.training, 180)
+        rehearsal.process.send_signal(number)
+        assert rehearsal.wait(60) == 128 + number, rehearsal.output
+        assert rehearsal.processes() == {}
+    assert not rehearsal.workspace.exists()
+    assert (rehearsal.out / "logs" / "liver-log.txt").stat().st_size > 0
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(300)
+def test_an_interrupt_while_the_federation_starts_leaves_no_process(tmp_path):
+    with rehearsal_of(tmp_path) as rehearsal:
+        rehearsal.wait_until(lambda: any("server_train" in text for text in rehearsal.processes().values()), 60)
+        rehearsal.process.send_signal(signal.SIGINT)
+        assert rehearsal.wait(60) == 130, rehearsal.output
+        assert rehearsal.processes() == {}
+    assert not rehearsal.workspace.exists()
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(300)
+def test_a_failing_job_says_why_and_leaves_no_process(tmp_path):
+    label = site_files(tmp_path / "sites") / "liver" / "case_data" / "case_training0_label.nii.gz"
+    label.write_bytes(b"no label map")
+    with rehearsal_of(tmp_path) as rehearsal:
+        assert rehearsal.wait(290) == 1, rehearsal.output
+        assert rehearsal.processes() == {}
+    shown = [line for line in rehearsal.output.splitlines() if line.startswith("site liver: ")]
+    assert len(shown) == 1
+    assert label.name in shown[0], "the site's own words, in full on this machine"
+    assert not rehearsal.workspace.exists()
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(300)
+def test_a_job_that_takes_too_long_is_aborted(tmp_path):
+    with rehearsal_of(tmp_path, "--timeout", "20", **LONG) as rehearsal:
+        assert rehearsal.wait(290) == 1, rehearsal.output
+        assert rehearsal.processes() == {}
+    assert "nvflare job abort" in rehearsal.output
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(120)
+def test_a_wrong_site_file_is_refused_before_anything_starts(tmp_path):
+    sites = site_files(tmp_path / "sites")
+    (sites / "liver.json").write_text(json.dumps({"labels": {"1": "liver"}, "data_root": "gone"}), encoding="utf-8")
+    with rehearsal_of(tmp_path) as rehearsal:
+        assert rehearsal.wait(100) == 2, rehearsal.output
+        assert rehearsal.processes() == {}
+    assert "data_root" in rehearsal.output
+    assert "poc prepare" not in rehearsal.output
