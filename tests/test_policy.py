@@ -131,7 +131,7 @@ def test_the_example_site_files_are_valid():
     for file in files:
         given = read(file)
         check_keys(given, ALLOWED, REQUIRED, where=str(file))
-        assert set(given["labels"].values()) <= {*ABDOMEN.labels.classes, "background"}
+        assert set(given["labels"].values()) <= {*ABDOMEN.classes, "background"}
 
 
 def test_an_example_site_file_is_read_where_its_data_is(tmp_path):
