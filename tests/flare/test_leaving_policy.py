@@ -73,8 +73,8 @@ def test_the_policy_has_our_three_filters_first(tmp_path, policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_server_that_shares_the_folder_does_not_filter_a_second_time(tmp_path, policy):
-    """As in the simulator; what a site has let pass has FLARE's own headers by then."""
+def test_a_server_that_shares_the_folder_does_not_filter(tmp_path, policy):
+    """As in the simulator, where only the server reads the file; results have FLARE's own headers by then."""
     site = PolicedSite(tmp_path, policy)
     manager = create_privacy_manager(site.workspace, names_only=False, is_server=True)
     assert manager.get_scope("").task_result_filters["in"] == []
