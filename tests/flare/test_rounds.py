@@ -91,3 +91,34 @@ def test_a_site_that_cannot_train_is_named_with_its_reason_when_it_is_needed(mak
     assert "liver: data_root: expected an existing folder" in events(server, "panic")[0]["reason"]
     assert "mrs_miller" not in json.dumps(server.progress())
     assert not events(server, "update"), "spleen is not asked for a round that is lost"
+
+
+def test_too_few_sites_left_in_a_round_end_the_job_by_name_before_flare_does(make_server):
+    server = make_server(None, FedAvg(), num_rounds=1)
+    ask = server.link.broadcast_and_wait
+
+    def lose_spleen(task, fl_ctx, targets, *rest, **options):
+        server.link.gone.add("spleen")
+        server.fl_ctx.set_prop(FLContextKey.DISCONNECTED_CLIENT_NAME, "spleen")
+        server.engine.fire_event(EventType.CLIENT_DISCONNECTED, server.fl_ctx)
+        ask(task, fl_ctx, targets, *rest, **options)
+
+    server.link.broadcast_and_wait = lose_spleen
+    server.run(min_clients=2)
+    assert (
+        "round 1 needs 2 update(s) and cannot get them. spleen: its job process is gone"
+        in (events(server, "panic")[0]["reason"])
+    )
+
+
+def test_the_final_evaluation_does_not_wait_for_a_site_that_went_in_the_rounds(make_server):
+    """Its communicator is a new one that has not heard of it."""
+    server = make_server(None, FedAvg(), num_rounds=1)
+    recorder = server.engine.components["recorder"]
+    recorder.gone, recorder.failures = {"spleen"}, {"spleen": "its job process is gone"}
+    server.run(min_clients=1)
+    assert [line["site"] for line in events(server, "scored")] == ["liver"]
+    assert (
+        "spleen gave no scores: its job process is gone"
+        in json.loads((server.app / "report.json").read_text())["notes"]
+    )

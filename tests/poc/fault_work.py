@@ -17,7 +17,7 @@ from fedpartial.cli.resume import find_run, write_continuation
 from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.model_file import load_model
 
-ROUNDS, STEPS = 2, 20
+ROUNDS, STEPS = 2, 8
 """Long enough for a fault in the middle of a round."""
 
 EARLY = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "2"}
@@ -84,7 +84,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def assert_same_bits(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
     assert set(found) == set(expected)
-    assert len(expected) > 70
+    assert len(expected) > 40
     different = [name for name in expected if found[name].tobytes() != expected[name].tobytes()]
     assert not different, different
 

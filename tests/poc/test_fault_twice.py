@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from fault_work import ROUNDS, assert_same_bits, updates, weights
+from real_federation import Federation
 from tiny_work import SITES
+
+from fedpartial.sites import site_file
 
 pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
 
@@ -31,14 +35,12 @@ def test_both_jobs_share_one_store_in_which_every_case_is_whole_and_was_prepared
         assert consortium.site_log(site).count("prepared 4 case(s)") == 1
 
 
-def _times(results) -> tuple[float, float]:
+def _times(results: Path) -> tuple[float, float]:
     """When a job had its plan and when its report was written."""
     events = [json.loads(line) for line in (results / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
     return tuple(next(e["time"] for e in events if e["event"] == kind) for kind in ("plan", "report"))
 
 
-def _cache(consortium, site):
-    given = consortium.kit(site) / "local" / "sites" / f"{site}.json"
-    from pathlib import Path
-
+def _cache(consortium: Federation, site: str) -> Path:
+    given = site_file(consortium.kit(site) / "local", site)
     return Path(json.loads(given.read_text(encoding="utf-8"))["cache_dir"])

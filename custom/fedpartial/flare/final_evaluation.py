@@ -52,6 +52,7 @@ class FinalEvaluation(Controller):
         self.cross_site, self.timeout = cross_site, timeout
         self.plan_id, self.persistor_id, self.recorder_id = plan_id, persistor_id, recorder_id
         self._local_models: dict[str, dict] = {}
+        self.scored: set[str] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -71,6 +72,9 @@ class FinalEvaluation(Controller):
         self.recorder = self._engine.get_component(self.recorder_id)
         self.plan = plan_of_server(fl_ctx, self.plan_id)
         self.persistor = self._engine.get_component(self.persistor_id)
+        for site in self.recorder.suspects:
+            if site not in self.recorder.gone:  # it may live, and then it asks for its task within the grace period
+                self.communicator.process_dead_client_report(site, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         self.cancel_all_tasks(fl_ctx=fl_ctx)
@@ -93,9 +97,12 @@ class FinalEvaluation(Controller):
 
     def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.plan.attach(data)
-        clients = [c for c in self._engine.get_clients() if not self.get_client_disconnect_time(c.name)]
+        clients = [c for c in self._engine.get_clients() if not self._is_gone(c.name)]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
         self.broadcast_and_wait(task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal)
+
+    def _is_gone(self, site: str) -> bool:
+        return site in self.recorder.gone or bool(self.get_client_disconnect_time(site))
 
     def _evaluate(self, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()
@@ -106,6 +113,7 @@ class FinalEvaluation(Controller):
         if self._is_ok(client_task, fl_ctx):
             site = client_task.client.name
             self.report.add_site_scores(site, from_shareable(client_task.result).data)
+            self.scored.add(site)
             self.recorder.progress.write("scored", site=site)
 
     def _is_ok(self, client_task: ClientTask, fl_ctx: FLContext) -> bool:
@@ -118,6 +126,8 @@ class FinalEvaluation(Controller):
 
     def _finish(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Select, score the external set, write the report beside the models, show table and path."""
+        for site in self.recorder.gone - self.scored:
+            self.report.failures.setdefault(site, self.recorder.failures[site])
         selected = self.report.select(models)
         if selected == "final":
             history = self.recorder.history

@@ -34,6 +34,8 @@ class RunRecorder(Widget):
         self.plan_id, self.persistor_id = plan_id, persistor_id
         self.history: RunHistory | None = None
         self.failures: dict[str, str] = {}
+        self.gone: set[str] = set()
+        self.suspects: list[str] = []
         self._handlers = {
             EventType.START_RUN: self._start,
             AppEventType.ROUND_STARTED: self._round_started,
@@ -141,14 +143,18 @@ class RunRecorder(Widget):
         self.progress.write("failure", site=site, reason=reason)
 
     def _site_gone(self, fl_ctx: FLContext) -> None:
-        """FLARE has not heard of a site's job process for its grace period; the round goes on without it."""
+        """FLARE has not heard of a site's job process for its grace period. Every workflow says so once more."""
         site = fl_ctx.get_prop(FLContextKey.DISCONNECTED_CLIENT_NAME)
+        if site in self.gone:
+            return
+        self.gone.add(site)
         self.failures[site] = "its job process is gone"
-        self.log_warning(fl_ctx, f"site {site} is gone: the job goes on without it")
+        self.log_warning(fl_ctx, f"site {site} is gone: nothing was heard of its job process")
         self.progress.write("gone", site=site)
 
     def _site_back(self, fl_ctx: FLContext) -> None:
         site = fl_ctx.get_prop(FLContextKey.RECONNECTED_CLIENT_NAME)
+        self.gone.discard(site)
         self.failures.pop(site, None)
         self.log_info(fl_ctx, f"site {site} is back")
         self.progress.write("back", site=site)

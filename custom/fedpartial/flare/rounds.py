@@ -9,6 +9,7 @@ on after its last finished round.
 from __future__ import annotations
 
 from nvflare.apis.client import Client
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
@@ -62,6 +63,23 @@ class FederatedRounds(ScatterAndGather):
             return
         self._num_rounds = self._total_rounds - self._start_round
         super().start_controller(fl_ctx)
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Leave word of the sites reported dead: the next workflow has a communicator of its own, and FLARE reports a
+        site whose parent process died only once."""
+        super().stop_controller(fl_ctx)
+        recorder = self._engine.get_component(self.recorder_id)
+        if isinstance(recorder, RunRecorder):
+            reported = getattr(self.communicator, "_dead_clients", {})  # FLARE has no public name for it
+            recorder.suspects = [client.name for client in self._engine.get_clients() if client.name in reported]
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Say by name that too few sites are left, before FLARE stops the job without a name."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.CLIENT_DISCONNECTED and self._asked:
+            living = {client.name for client in self.living()}
+            if len(living) < self._min_clients:
+                self._stop(set(self._asked) - living, fl_ctx)
 
     def living(self) -> list[Client]:
         """The sites that take part and are not known to be gone."""
