@@ -20,7 +20,7 @@ def copy(tmp_path: Path) -> Path:
 def test_the_hash_covers_the_files_of_the_package():
     files = package_files()
     assert list(files) == sorted(files)
-    assert {"__init__.py", "py.typed", "flare/learner.py", "evaluation/report_schema.json"} <= set(files)
+    assert {"__init__.py", "py.typed", "flare/learner.py", "evaluation/report.schema"} <= set(files)
     assert files["package_hash.py"] == hashlib.sha256((PACKAGE / "package_hash.py").read_bytes()).hexdigest()
     assert len(package_hash()) == 64
     assert package_hash() == hash_of(files)
@@ -60,8 +60,8 @@ def a_new_file(copy: Path) -> str:
 
 
 def a_missing_file(copy: Path) -> str:
-    (copy / "evaluation" / "report_schema.json").unlink()
-    return "evaluation/report_schema.json"
+    (copy / "evaluation" / "report.schema").unlink()
+    return "evaluation/report.schema"
 
 
 @pytest.mark.parametrize("change", [one_byte, a_new_file, a_missing_file])

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-SUFFIXES = (".py", ".json", ".html", ".css")
+SUFFIXES = (".py", ".schema", ".html", ".css")
+"""No ".json": ``nvflare job submit`` rewrites every JSON file of a job, and turns "$schema" into "schema"."""
 MARKERS = ("py.typed",)
 SHORT = 12
 

@@ -1,4 +1,4 @@
-"""The record of one run and its JSON form, report.json, whose contract is report_schema.json."""
+"""The record of one run and its JSON form, report.json, whose contract is report.schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import resources
 
 from fedpartial.evaluation.metrics import CaseScores, EmptyClass
 
-SCHEMA_FILE = "report_schema.json"
+SCHEMA_FILE = "report.schema"
 EXTERNAL = "external"
 """Name of the external set where cases are listed by site; no site may be called so."""
 
@@ -28,7 +28,7 @@ class Overlay:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Everything a report says about one run. Plain values; report_schema.json has the exact shapes.
+    """Everything a report says about one run. Plain values; report.schema has the exact shapes.
 
     job: name of the job folder. commit: of the source, None when unknown. preset: name of the preset.
     versions: package name -> version.
