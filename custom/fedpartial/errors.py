@@ -43,7 +43,7 @@ class DataFaults(ValueError):
 
 
 class NoSpaceLeft(RuntimeError):
-    """A disk, or what a user may have of it, is full. ``what`` is for everyone; the folder is named to the site only."""
+    """A disk, or a share of it, is full. ``what`` is for everyone; the folder is named to the site only."""
 
     def __init__(self, what: str, folder: object):
         self.what, self.folder = what, str(folder)
