@@ -133,6 +133,11 @@ class Federation:
 
     # jobs
 
+    def python(self, *arguments: str) -> None:
+        """Run the Python that the kits' scripts use; CalledProcessError when it fails."""
+        command = ["bash", "-c", 'python3 "$@"', "-", *arguments]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True, timeout=60)
+
     def nvflare(self, *arguments: str, user: User = LEAD, timeout: float = 120.0) -> dict:
         """An ``nvflare`` command with this user's kit; its data, or RefusedError with what the user sees."""
         command = [str(BIN / "nvflare"), "--format", "json", *arguments, "--startup-kit", str(self.kit(user))]

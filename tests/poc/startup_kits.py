@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,3 +79,14 @@ def keep_flares_policy(kit: Path) -> None:
         components["job_manager"]["args"]["uri_root"] = str(kit / STORE / "jobs")
         given["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(kit / STORE / "snapshots")
         (kit / "local" / "resources.json").write_text(json.dumps(given, indent=2), encoding="utf-8")
+
+
+def python_without_the_package(folder: Path) -> dict[str, str]:
+    """Variables for processes that find everything installed here except fedpartial: a site that did not install it."""
+    venv.create(folder, symlinks=True)
+    installed, here = (Path(sysconfig.get_path("purelib", vars=base)) for base in (None, {"base": str(folder)}))
+    here.mkdir(parents=True, exist_ok=True)
+    for path in installed.iterdir():
+        if "fedpartial" not in path.name:
+            (here / path.name).symlink_to(path)
+    return {"PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from real_federation import Federation
-from startup_kits import SERVER
+from startup_kits import SERVER, python_without_the_package
 from tiny_work import SITES, bundle, hospitals
 
 pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
@@ -18,7 +19,11 @@ PATIENT = "Mustermann_19550412"
 
 def test_a_shipped_job_runs_and_neither_it_nor_a_failing_one_tells_the_server_a_name(tmp_path):
     files = hospitals(tmp_path / "hospitals", PATIENT)
-    with Federation(tmp_path / "federation", SITES, policy="byoc", site_files=files) as federation:
+    others = python_without_the_package(tmp_path / "python")
+    with Federation(tmp_path / "federation", SITES, policy="byoc", site_files=files, variables=others) as federation:
+        federation.python("-c", "import nvflare, torch")
+        with pytest.raises(subprocess.CalledProcessError):
+            federation.python("-c", "import fedpartial")
         good = federation.submit(bundle(tmp_path / "shipped", "shipped"))
         assert federation.wait(good) == "FINISHED:COMPLETED"
         (missing,) = (files["liver"].parent / f"{PATIENT}_data").glob("*_training1.nii.gz")
