@@ -13,6 +13,8 @@ import pytest
 from rehearsal import ROOT, RUN, Rehearsal, site_files, user_environment
 from tiny_work import bundle
 
+from fedpartial.cli.job_folder import find_job, read_job, write_job
+from fedpartial.cli.overrides import with_overrides
 from fedpartial.evaluation.report import read_report
 from fedpartial.training.model_file import load_model
 
@@ -109,7 +111,11 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path, option):
 @pytest.mark.poc
 @pytest.mark.timeout(400)
 def test_a_rehearsal_downloads_report_and_model_and_leaves_nothing(tmp_path):
-    with rehearsal_of(tmp_path, rounds=2, local_steps=2) as rehearsal:
+    job = with_overrides(read_job(find_job("condistfl")), {"num_rounds": 2, "local_steps": 2}, ("liver", "spleen"))
+    copy = write_job(job, tmp_path / "tiny").folder
+    sites = site_files(tmp_path / "sites")
+    assert (copy / "app" / "custom").is_dir(), "FLARE takes it for a job that brings its own code, as jobs/* are"
+    with Rehearsal(tmp_path, str(copy), "--site-config", str(sites)) as rehearsal:
         assert rehearsal.wait(390) == 0, rehearsal.output
         assert rehearsal.processes() == {}
         app = rehearsal.result()
@@ -160,7 +166,7 @@ def test_a_failing_job_says_why_and_leaves_no_process(tmp_path):
         assert rehearsal.processes() == {}
     shown = [line for line in rehearsal.output.splitlines() if line.startswith("site liver: ")]
     assert len(shown) == 1
-    assert label.name in shown[0], "the site's own words, in full on this machine"
+    assert label.name in rehearsal.output, "the site's own words, in full on this machine"
     assert not rehearsal.workspace.exists()
 
 
