@@ -49,7 +49,7 @@ def test_a_site_lost_later_keeps_the_finished_rounds(make_server):
     link.broadcast_and_wait = lose_spleen_in_round_two
     server.run(min_clients=2)
     reason = events(server, "panic")[0]["reason"]
-    assert "round 2 needs 2 update(s) and cannot get them. spleen: no answer." in reason
+    assert "round 2 needs 2 update(s) and cannot get them. spleen: gone." in reason
     assert "fedpartial resume" in reason
     assert load_model(server.app / GLOBAL_MODEL)[1].round_number == 1
     assert load_state(server) == 1

@@ -79,7 +79,7 @@ class FederatedRounds(ScatterAndGather):
         if event_type == EventType.CLIENT_DISCONNECTED and self._asked:
             living = {client.name for client in self.living()}
             if len(living) < self._min_clients:
-                self._stop(set(self._asked) - living, fl_ctx)
+                self._stop(set(), fl_ctx)
 
     def living(self) -> list[Client]:
         """The sites that take part and are not known to be gone."""
@@ -111,8 +111,9 @@ class FederatedRounds(ScatterAndGather):
         """End the job; the reason names every site that is missing and why."""
         recorder = self._engine.get_component(self.recorder_id)
         known = recorder.failures if isinstance(recorder, RunRecorder) else {}
-        gone = {client.name for client in self._engine.get_clients()} - set(self._asked)
-        reasons = {**dict.fromkeys(gone, "gone"), **dict.fromkeys(silent, "no answer"), **known}
+        living = {client.name for client in self.living()}
+        gone = {client.name for client in self._engine.get_clients()} - (set(self._asked) & living)
+        reasons = {**dict.fromkeys(silent, "no answer"), **dict.fromkeys(gone, "gone"), **known}
         why = "; ".join(f"{name}: {reasons[name]}" for name in sorted(gone | silent))
         self.system_panic(
             f"round {self._current_round + 1} needs {self._min_clients} update(s) and cannot get them. {why}. "
