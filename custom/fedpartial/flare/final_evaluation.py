@@ -72,6 +72,7 @@ class FinalEvaluation(Controller):
         self.recorder = self._engine.get_component(self.recorder_id)
         self.plan = plan_of_server(fl_ctx, self.plan_id)
         self.persistor = self._engine.get_component(self.persistor_id)
+        self.recorder.silence.listen(self.communicator)
         for site in self.recorder.suspects:
             if site not in self.recorder.gone:  # it may live, and then it asks for its task within the grace period
                 self.communicator.process_dead_client_report(site, fl_ctx)
@@ -99,7 +100,10 @@ class FinalEvaluation(Controller):
         self.plan.attach(data)
         clients = [c for c in self._engine.get_clients() if not self._is_gone(c.name)]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
-        self.broadcast_and_wait(task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal)
+        with self.recorder.silence.watched(self.communicator, self._engine):
+            self.broadcast_and_wait(
+                task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal
+            )
 
     def _is_gone(self, site: str) -> bool:
         return site in self.recorder.gone or bool(self.get_client_disconnect_time(site))

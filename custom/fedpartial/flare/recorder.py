@@ -19,6 +19,7 @@ from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.progress import ProgressFile, duration
+from fedpartial.flare.silence import SilentSites
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.server.run_history import RunHistory
 from fedpartial.training.local_trainer import FRESH
@@ -36,6 +37,7 @@ class RunRecorder(Widget):
         self.failures: dict[str, str] = {}
         self.gone: set[str] = set()
         self.suspects: list[str] = []
+        self.silence = SilentSites()
         self._handlers = {
             EventType.START_RUN: self._start,
             AppEventType.ROUND_STARTED: self._round_started,

@@ -62,16 +62,21 @@ class FederatedRounds(ScatterAndGather):
             self.system_panic(str(error), fl_ctx)
             return
         self._num_rounds = self._total_rounds - self._start_round
+        self._recorder().silence.listen(self.communicator)
         super().start_controller(fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Leave word of the sites reported dead: the next workflow has a communicator of its own, and FLARE reports a
         site whose parent process died only once."""
         super().stop_controller(fl_ctx)
+        reported = getattr(self.communicator, "_dead_clients", {})  # FLARE has no public name for it
+        self._recorder().suspects = [client.name for client in self._engine.get_clients() if client.name in reported]
+
+    def _recorder(self) -> RunRecorder:
         recorder = self._engine.get_component(self.recorder_id)
-        if isinstance(recorder, RunRecorder):
-            reported = getattr(self.communicator, "_dead_clients", {})  # FLARE has no public name for it
-            recorder.suspects = [client.name for client in self._engine.get_clients() if client.name in reported]
+        if not isinstance(recorder, RunRecorder):
+            raise TypeError(f"component {self.recorder_id!r}: got {type(recorder).__name__}; expected a RunRecorder")
+        return recorder
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Say by name that too few sites are left, before FLARE stops the job without a name."""
@@ -93,7 +98,8 @@ class FederatedRounds(ScatterAndGather):
             self._stop(set(), fl_ctx)
             return
         options["wait_time_after_min_received"] = 0
-        super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
+        with self._recorder().silence.watched(self.communicator, self._engine):
+            super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
         if len(self._accepted) < self._min_clients and not options["abort_signal"].triggered:
             self._stop(set(self._asked) - self._accepted, fl_ctx)
 
@@ -109,8 +115,7 @@ class FederatedRounds(ScatterAndGather):
 
     def _stop(self, silent: set[str], fl_ctx: FLContext) -> None:
         """End the job; the reason names every site that is missing and why."""
-        recorder = self._engine.get_component(self.recorder_id)
-        known = recorder.failures if isinstance(recorder, RunRecorder) else {}
+        known = self._recorder().failures
         living = {client.name for client in self.living()}
         gone = {client.name for client in self._engine.get_clients()} - (set(self._asked) & living)
         reasons = {**dict.fromkeys(silent, "no answer"), **dict.fromkeys(gone, "gone"), **known}
