@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+FAST = "not slow and not poc and not gpu"
+
 sys.path.insert(0, str(Path(__file__).parent / "data"))  # tiny_hospital
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Fast tests share two to four cores; a chosen few, and those that start processes, run in this one."""
+    chosen = [arg for arg in config.invocation_params.args if "tests" in Path(str(arg).split("::")[0]).parts]
+    if chosen or config.option.markexpr != FAST:
+        return 0
+    return min(os.cpu_count() or 1, 4)
 
 
 @pytest.fixture(autouse=True, scope="session")

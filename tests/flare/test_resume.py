@@ -18,6 +18,7 @@ from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.model_file import load_model
 
 FIRST_JOB = "7a2c6f0e-1b7d-4a86-9c43-0123456789ab"
+SECOND_JOB = "7a2c6f0e-1b7d-4a86-9c43-ba9876543210"
 
 
 class StopAfter(FLComponent):
@@ -36,19 +37,18 @@ class StopAfter(FLComponent):
 
 def interrupt(server, rounds: int) -> None:
     server.engine.components["stop"] = StopAfter(server, rounds)
-    server.run()
+    server.run(evaluate=False)
     assert server.engine.signal.triggered
-    assert not (server.app / "report.json").exists()
 
 
-def continue_from(first, second) -> None:
+def continue_from(first, second, job: str = FIRST_JOB) -> None:
     """What ``fedpartial resume`` puts into the server's app, and what the first job left at the sites."""
     for name in (RUN_STATE, BEST_MODEL):
         if (first.app / name).exists():
             second.app.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(first.app / name, second.app / name)
     for name, hospital in second.link.hospitals.items():
-        left = hospital.root / FIRST_JOB / f"app_{name}"
+        left = hospital.root / job / f"app_{name}"
         left.mkdir(parents=True)
         shutil.copytree(first.link.hospitals[name].app / "state", left / "state")
 
@@ -57,32 +57,34 @@ def same_tensors(a: dict, b: dict) -> bool:
     return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("finished", [1, 2])
-def test_interrupted_and_continued_equals_uninterrupted(make_server, finished):
-    whole = make_server(FedOptGenerator(), ConDistFL(), num_rounds=3)
+def test_interrupted_twice_and_continued_equals_uninterrupted(make_server):
+    """The third job finds the sites' state in the folder of the second, which took it from the first."""
+    method = {"generator": FedOptGenerator(), "method": ConDistFL(), "num_rounds": 3}
+    whole = make_server(**method)
     whole.run()
-    first = make_server(folder="first", generator=FedOptGenerator(), method=ConDistFL(), num_rounds=3)
-    interrupt(first, finished)
-    second = make_server(
-        folder="second", generator=FedOptGenerator(), method=ConDistFL(), num_rounds=3, resumed_jobs=[FIRST_JOB]
-    )
-    continue_from(first, second)
-    second.run()
+    first = make_server(folder="first", **{**method, "generator": FedOptGenerator()})
+    interrupt(first, 1)
+    second = make_server(folder="second", **{**method, "generator": FedOptGenerator()}, resumed_jobs=[FIRST_JOB])
+    continue_from(first, second, FIRST_JOB)
+    interrupt(second, 1)
+    jobs = [SECOND_JOB, FIRST_JOB]
+    third = make_server(folder="third", **{**method, "generator": FedOptGenerator()}, resumed_jobs=jobs)
+    continue_from(second, third, SECOND_JOB)
+    third.run()
 
-    expected, found = (load_model(server.app / GLOBAL_MODEL) for server in (whole, second))
+    expected, found = (load_model(server.app / GLOBAL_MODEL) for server in (whole, third))
     assert same_tensors(found[0], expected[0])
-    assert not same_tensors(found[0], load_model(first.app / GLOBAL_MODEL)[0])
+    assert not same_tensors(found[0], load_model(second.app / GLOBAL_MODEL)[0])
     assert found[1].round_number == 3
-    states = [load_run_state(server.app / RUN_STATE) for server in (whole, second)]
+    states = [load_run_state(server.app / RUN_STATE) for server in (whole, third)]
     assert same_tensors(states[0].velocity, states[1].velocity)
 
-    reports = [json.loads((server.app / "report.json").read_text(encoding="utf-8")) for server in (whole, second)]
+    reports = [json.loads((server.app / "report.json").read_text(encoding="utf-8")) for server in (whole, third)]
     kept = [[(r["round"], r["val_dice"], r["bytes_up"]) for r in report["rounds"]] for report in reports]
     assert kept[0] == kept[1]
     assert reports[0]["selected_model"] == reports[1]["selected_model"]
-    plan = second.progress()[0]
-    assert plan["finished_rounds"] == finished
-    assert not [line for line in second.progress() if line["event"] == "optimizer"]
+    assert [server.progress()[0]["finished_rounds"] for server in (whole, second, third)] == [0, 1, 2]
+    assert not [line for line in (*second.progress(), *third.progress()) if line["event"] == "optimizer"]
 
 
 def test_without_the_state_of_the_sites_the_result_is_another(make_server):
