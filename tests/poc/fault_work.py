@@ -11,17 +11,22 @@ from pathlib import Path
 import numpy as np
 from real_federation import SERVER, Federation
 from tiny_work import SITES, bundle, edit, hospitals
+from typer.testing import CliRunner
 
+from fedpartial.cli.main import app
 from fedpartial.cli.policy import POLICIES
-from fedpartial.cli.resume import find_run, write_continuation
 from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.model_file import load_model
 
 ROUNDS, STEPS = 2, 8
 """Long enough for a fault in the middle of a round."""
 
-EARLY = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "2"}
-"""Seconds; FLARE's own are 60 and 30."""
+EARLY = {
+    "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "12",
+    "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "2",
+    "NVFLARE_SILENT_CLIENT_PERIOD": "15",
+}
+"""Seconds; the usual ones are 60, 30 and 45. A job process sends a heartbeat every 10 s."""
 
 GLOBAL_MODEL = "global_model.safetensors"
 
@@ -78,6 +83,10 @@ def updates(folder: Path) -> set[tuple[int, str]]:
     return {(event["round"], event["site"]) for event in events(folder, "update")}
 
 
+def read_report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
 def weights(folder: Path) -> dict[str, np.ndarray]:
     return load_model(folder / GLOBAL_MODEL)[0]
 
@@ -103,7 +112,8 @@ def wait_until_training(federation: Federation, job: str, site: str, round_numbe
 
 def resume(left: Path, out: Path) -> Path:
     """What ``fedpartial resume LEFT -o OUT`` writes."""
-    write_continuation(find_run(left), out)
+    done = CliRunner().invoke(app, ["resume", str(left), "-o", str(out)])
+    assert done.exit_code == 0, done.output
     return out
 
 

@@ -118,7 +118,7 @@ class Federation:
 
     def kill(self, participant: str, process: Literal["parent", "job"] = "job") -> list[int]:
         """SIGKILL for the parent or the job processes of a participant, as out of memory does; the process ids."""
-        pids = self.job_processes(participant) if process == "job" else self._matching(participant, PARENT_PROCESS)
+        pids = self.job_processes(participant) if process == "job" else self.parents(participant)
         assert pids, f"{participant} has no {process} process"
         for pid in pids:
             _signal(pid, signal.SIGKILL)
@@ -130,6 +130,9 @@ class Federation:
 
     def job_processes(self, participant: str) -> list[int]:
         return self._matching(participant, JOB_PROCESS)
+
+    def parents(self, participant: str) -> list[int]:
+        return self._matching(participant, PARENT_PROCESS)
 
     # jobs
 
