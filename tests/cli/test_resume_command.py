@@ -82,6 +82,32 @@ def test_a_continued_run_is_continued_again(tmp_path):
     assert args["resumed_jobs"] == [ID, EARLIER]
 
 
+def test_a_job_that_ended_before_its_first_round_is_in_the_chain(tmp_path):
+    """Its state is still that of the job before it: only its configuration knows that one's id."""
+    run = leave(tmp_path / ID)
+    config = run / "app_server" / "config" / "config_fed_server.json"
+    given = json.loads(config.read_text())
+    next(c for c in given["components"] if c["id"] == "plan")["args"]["resumed_jobs"] = [EARLIER]
+    config.write_text(json.dumps(given))
+    assert resume(tmp_path / ID, "-o", tmp_path / "next").exit_code == 0
+    (args,) = [c["args"] for c in read_job(tmp_path / "next").server["components"] if c["id"] == "plan"]
+    assert args["resumed_jobs"] == [ID, EARLIER]
+
+
+def test_a_run_that_only_lacks_its_evaluation_is_continued(tmp_path):
+    leave(tmp_path / ID, rounds=8)
+    done = resume(tmp_path / ID, "-o", tmp_path / "next")
+    assert done.exit_code == 0, done.output
+    assert "8 of 8 rounds are finished, the final evaluation is next" in done.output
+
+
+def test_a_run_made_with_other_code_is_told_the_way(tmp_path):
+    run = leave(tmp_path / ID)
+    (run / "app_server" / "config" / "fedpartial_manifest.json").write_text(json.dumps({"package_hash": "0" * 64}))
+    done = resume(tmp_path / ID, "-o", tmp_path / "next")
+    assert "made with other code; to go on with yours: fedpartial bundle" in done.output
+
+
 def test_fewer_sites_may_be_enough_from_now_on(tmp_path):
     leave(tmp_path / ID)
     assert resume(tmp_path / ID, "-o", tmp_path / "next", "--min-sites", 3).exit_code == 0
@@ -97,7 +123,8 @@ def test_fewer_sites_may_be_enough_from_now_on(tmp_path):
     ],
 )
 def test_what_cannot_be_continued_is_refused_and_nothing_is_written(tmp_path, rounds, options, message):
-    leave(tmp_path / ID, rounds=rounds)
+    run = leave(tmp_path / ID, rounds=rounds)
+    (run / "app_server" / "report.json").write_text("{}")
     done = resume(tmp_path / ID, "-o", tmp_path / "next", *options)
     assert done.exit_code == 2
     assert message in done.output

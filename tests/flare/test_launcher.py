@@ -67,6 +67,16 @@ def test_a_process_killed_too_often_is_given_up_with_a_code_that_fails_no_job(ha
     assert "given up" in said[-1]
 
 
+def test_a_process_that_is_asked_to_end_stays_ended_and_the_job_goes_on(handle):
+    """An administrator's kill is no accident, and no reason to fail everybody's job."""
+    starts = Starts("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "pass")
+    job, said = handle(starts)
+    job.wait()
+    assert job.poll() == JobReturnCode.UNKNOWN
+    assert len(starts.pids) == 1
+    assert said == ["the job's process was ended by signal 15: given up, the job goes on without this site"]
+
+
 @pytest.mark.parametrize(("program", "code"), [("pass", 0), ("raise SystemExit(1)", 1), ("raise SystemExit(9)", 9)])
 def test_a_process_that_ends_by_itself_is_not_started_again(handle, program, code):
     starts = Starts(program, "pass")

@@ -124,13 +124,39 @@ def test_a_run_with_other_schedules_does_not_continue(make_server, change, messa
     assert not (second.app / GLOBAL_MODEL).exists()
 
 
-def test_a_finished_run_does_not_continue(make_server):
+def test_a_run_that_only_lacks_its_evaluation_gets_its_report_and_trains_nothing(make_server):
     first = make_server(folder="first", generator=None, method=FedAvg(), num_rounds=1)
-    first.run()
+    first.run(evaluate=False)
     second = make_server(folder="second", generator=None, method=FedAvg(), num_rounds=1)
     continue_from(first, second)
     second.run()
-    assert "This run is complete" in panics(second)[0]
+    assert not panics(second)
+    assert not [line for line in second.progress() if line["event"] == "update"]
+    assert same_tensors(*(load_model(server.app / GLOBAL_MODEL)[0] for server in (first, second)))
+    report = json.loads((second.app / "report.json").read_text(encoding="utf-8"))
+    assert len(report["rounds"]) == 1
+    assert set(report["sites"]) == {"liver", "spleen"}
+
+
+@pytest.mark.parametrize("change", ["method", "seed"])
+def test_a_site_does_not_take_over_the_optimiser_of_another_run(make_server, change):
+    """Whoever names the interrupted job must not get another run's momentum mixed into the updates."""
+    first = make_server(folder="first", generator=None, method=FedAvg(), num_rounds=2)
+    interrupt(first, 1)
+    other = make_server(folder="other", generator=None, method=FedAvg(), num_rounds=2, seed=9)
+    interrupt(other, 1)
+    method = ConDistFL() if change == "method" else FedAvg()
+    second = make_server(folder="second", generator=None, method=method, num_rounds=2, resumed_jobs=[FIRST_JOB])
+    continue_from(first, second)
+    if change == "seed":
+        for name, hospital in second.link.hospitals.items():
+            left = hospital.root / FIRST_JOB / f"app_{name}" / "state"
+            shutil.rmtree(left)
+            shutil.copytree(other.link.hospitals[name].app / "state", left)
+    second.run(min_clients=1)
+    assert "liver: a field: expected the optimiser of" in panics(second)[0]
+    assert "spleen: a field: expected the optimiser of" in panics(second)[0]
+    assert not [line for line in second.progress() if line["event"] == "update"]
 
 
 def test_a_damaged_state_is_refused_before_anything_is_trained(make_server):

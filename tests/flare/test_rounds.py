@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.shareable import make_reply
+from nvflare.app_common.app_constant import AppConstants
 
 from fedpartial.flare.persistor import GLOBAL_MODEL
 from fedpartial.methods.fedavg import FedAvg
@@ -122,3 +125,49 @@ def test_the_final_evaluation_does_not_wait_for_a_site_that_went_in_the_rounds(m
         "spleen gave no scores: its job process is gone"
         in json.loads((server.app / "report.json").read_text())["notes"]
     )
+
+
+def test_an_answer_to_a_round_that_is_over_changes_nothing(make_server):
+    """spleen was counted as gone; its answer of round 1 comes while liver trains round 2."""
+    server = make_server(None, FedAvg(), num_rounds=2)
+    server.link.gone.add("spleen")
+    liver, train = server.link.hospitals["liver"], server.link.hospitals["liver"].execute
+
+    def with_a_late_answer(task_name, task, signal=None):
+        if task_name == "train" and task.get_header(AppConstants.CURRENT_ROUND) == 1:
+            rounds = server.engine.workflows[0]
+            late = make_reply(ReturnCode.EXECUTION_EXCEPTION)
+            for answer in (late, train("train", task)):
+                rounds.process_result_of_unknown_task(Client("spleen", ""), "train", "id", answer, server.fl_ctx)
+        return train(task_name, task, signal)
+
+    liver.execute = with_a_late_answer
+    server.run(min_clients=1, evaluate=False)
+    assert not events(server, "panic")
+    assert [line["site"] for line in events(server, "update")] == ["liver", "liver"]
+    assert load_state(server) == 2
+
+
+def test_a_site_that_dies_after_its_answer_still_counts(make_server):
+    """Of three sites with k = 2: one has answered and is gone, one is gone, one trains on. Two updates can be had."""
+    server = make_server(None, FedAvg(), num_rounds=1)
+    server.run(evaluate=False)
+    rounds = server.engine.workflows[0]
+    server.engine.sites = ("a", "b", "c")
+    rounds._asked, rounds._accepted, rounds._refused, rounds._waiting = ["a", "b", "c"], {"a"}, set(), True
+    rounds._min_clients = 2
+    server.link.gone |= {"a", "b"}
+    rounds.handle_event(EventType.CLIENT_DISCONNECTED, server.fl_ctx)
+    assert not events(server, "panic")
+    server.link.gone.add("c")
+    rounds.handle_event(EventType.CLIENT_DISCONNECTED, server.fl_ctx)
+    (panic,) = events(server, "panic")
+    assert "b: gone; c: gone" in panic["reason"]
+    assert "a: " not in panic["reason"]
+
+
+def test_the_reason_of_an_earlier_round_is_forgotten(make_server):
+    server = make_server(None, FedAvg(), num_rounds=1)
+    server.engine.components["recorder"].failures["liver"] = "an old reason"
+    server.run(evaluate=False)
+    assert server.engine.components["recorder"].failures == {}

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,13 @@ from fedpartial.cli.job_folder import (
 )
 from fedpartial.cli.overrides import with_min_sites
 from fedpartial.cli.prepare import Refused
+from fedpartial.cli.results import REPORT
 from fedpartial.cli.simulator import RUN
 from fedpartial.errors import ConfigError
+from fedpartial.flare.code_check import MANIFEST
 from fedpartial.flare.learner import STATE
 from fedpartial.flare.persistor import BEST_MODEL
+from fedpartial.package_hash import package_hash
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state
 from fedpartial.training.plan import JOB_ID, Plan
 
@@ -74,9 +78,13 @@ class Interrupted:
 
     @property
     def jobs(self) -> list[str]:
-        """The interrupted jobs by FLARE's id, the latest first."""
+        """The interrupted jobs by FLARE's id, the latest first. A job that ended before its first round has the state
+        of the one before it, so its configuration counts too."""
         given = str(self.meta.get("job_id", ""))
-        return [*([given] if JOB_ID.fullmatch(given) else []), *self.state.plan["resumed_jobs"]]
+        components = read_json(self.app / "config" / SERVER_CONFIG).get("components", [])
+        named = [c["args"].get("resumed_jobs", []) for c in components if c.get("id") == "plan"]
+        ids = [*([given] if JOB_ID.fullmatch(given) else []), *chain(*named), *self.state.plan["resumed_jobs"]]
+        return list(dict.fromkeys(ids))
 
 
 def resume_run(run: Path, out: Path, min_sites: int | None, console: Console, errors: Console) -> int:
@@ -106,7 +114,14 @@ def find_run(run: Path) -> Interrupted:
         )
     app = apps[0].resolve()
     state = load_run_state(app / RUN_STATE)
-    state.check_continues(Plan.from_dict(state.plan), where=str(app / RUN_STATE))
+    if state.rounds >= state.plan["num_rounds"] and (app / REPORT).exists():
+        raise ConfigError(
+            where="RUN",
+            field="rounds",
+            got=f"{state.rounds} of {state.plan['num_rounds']} finished, and a {REPORT}",
+            expected="an interrupted run",
+            remedy=f"This run is complete: its models and its report lie in {app}.",
+        )
     meta = read_json(app.parent / META)
     return Interrupted(app=app, meta=meta, state=state, sites=_sites(app.parent, meta))
 
@@ -176,13 +191,25 @@ def _apps(left: Interrupted) -> dict[str, list[str]]:
 
 def _summary(left: Interrupted, plan: Plan, out: Path) -> list[str]:
     place = shlex.quote(str(out))
+    next_step = f"round {left.state.rounds + 1}" if left.state.rounds < plan.num_rounds else "the final evaluation"
     lines = [
         f"job      {out}",
-        f"run      {plan.job}: {left.state.rounds} of {plan.num_rounds} rounds are finished, "
-        f"round {left.state.rounds + 1} is next",
+        f"run      {plan.job}: {left.state.rounds} of {plan.num_rounds} rounds are finished, {next_step} is next",
         f"sites    {', '.join(left.sites)}",
+        *_other_code(out),
     ]
     if left.simulated:
         return [*lines, f"next     fedpartial run {place}"]
     where = "each site takes its optimiser's state from the folder of the interrupted job in its own workspace"
     return [*lines, f"state    {where}", f"next     nvflare job submit -j {place}"]
+
+
+def _other_code(out: Path) -> list[str]:
+    """The package was changed since the interrupted run was bundled: server and sites would refuse the job."""
+    manifest = out / SERVER_APP / "config" / MANIFEST
+    if not manifest.exists() or read_json(manifest).get("package_hash") == package_hash():
+        return []
+    return [
+        "code     the run was made with other code; to go on with yours: "
+        f"fedpartial bundle {shlex.quote(str(out))} -o NEW_FOLDER"
+    ]

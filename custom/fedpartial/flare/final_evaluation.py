@@ -25,6 +25,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from fedpartial.flare.learner import MODELS
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
+from fedpartial.flare.recorder import GONE
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
@@ -114,24 +115,27 @@ class FinalEvaluation(Controller):
         self._run_task(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
-        if self._is_ok(client_task, fl_ctx):
-            site = client_task.client.name
+        site = client_task.client.name
+        if client_task.result.get_return_code() != ReturnCode.OK:
+            self._no_answer(site, self.recorder.failures.get(site, client_task.result.get_return_code()), fl_ctx)
+            return
+        try:
             self.report.add_site_scores(site, from_shareable(client_task.result).data)
-            self.scored.add(site)
-            self.recorder.progress.write("scored", site=site)
+        except ValueError as refusal:  # MetricsRefused, or from FLARE: an answer without content
+            self.report.failures[site] = str(refusal)
+            self.recorder.note_failure(site, str(refusal), fl_ctx)
+            return
+        self.scored.add(site)
+        self.recorder.progress.write("scored", site=site)
 
-    def _is_ok(self, client_task: ClientTask, fl_ctx: FLContext) -> bool:
-        if client_task.result.get_return_code() == ReturnCode.OK:
-            return True
-        reason = self.recorder.failures.get(client_task.client.name, client_task.result.get_return_code())
-        self.report.failures[client_task.client.name] = str(reason)
-        self.log_error(fl_ctx, f"no answer from {client_task.client.name} for the final evaluation: {reason}")
-        return False
+    def _no_answer(self, site: str, reason: str, fl_ctx: FLContext) -> None:
+        self.report.failures[site] = str(reason)
+        self.log_error(fl_ctx, f"no answer from {site} for the final evaluation: {reason}")
 
     def _finish(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Select, score the external set, write the report beside the models, show table and path."""
         for site in self.recorder.gone - self.scored:
-            self.report.failures.setdefault(site, self.recorder.failures[site])
+            self.report.failures.setdefault(site, self.recorder.failures.get(site, GONE))
         selected = self.report.select(models)
         if selected == "final":
             history = self.recorder.history

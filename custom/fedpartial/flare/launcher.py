@@ -9,6 +9,7 @@ server goes on with the others as soon as it counts the site as gone.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 
@@ -18,6 +19,9 @@ from nvflare.app_common.job_launcher.client_process_launcher import ClientProces
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 
 from fedpartial.errors import ConfigError
+
+POLITE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Somebody wants this process to end. SIGHUP is also what FLARE says of a process that it lost sight of."""
 
 
 class SiteJobLauncher(ClientProcessJobLauncher):
@@ -68,18 +72,18 @@ class RestartingHandle(JobHandleSpec):
         """Return when the process ended by itself, was told to end, or was killed once too often."""
         while True:
             self._handle.wait()
-            signal = self._killed_by()
-            if signal is None or self._told_to_end.is_set():
+            number = self._killed_by()
+            if number is None or self._told_to_end.is_set():
                 return
-            if not self._left:
+            if number in POLITE or not self._left:
                 self._given_up = True
-                self._say(f"the job's process was killed by signal {signal} again: given up")
+                how = "was ended by signal {}" if number in POLITE else "was killed by signal {} again"
+                self._say(f"the job's process {how.format(number)}: given up, the job goes on without this site")
                 return
             self._left -= 1
-            number = self.max_restarts - self._left
             self._say(
-                f"the job's process was killed by signal {signal} (9 may mean that memory ran out): "
-                f"restart {number} of {self.max_restarts}"
+                f"the job's process was killed by signal {number} (9 may mean that memory ran out): "
+                f"restart {self.max_restarts - self._left} of {self.max_restarts}"
             )
             if self._told_to_end.wait(self._pause) or not self._restart():
                 return

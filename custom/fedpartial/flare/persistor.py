@@ -63,6 +63,7 @@ class GlobalModelFile(ModelPersistor):
         if state := self.resumed(fl_ctx):
             check_fits(Path(RUN_STATE), state.weights, weights)
             weights = state.weights
+            self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
             start, _ = load_model(Path(self.start_from))

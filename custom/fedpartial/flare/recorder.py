@@ -25,6 +25,8 @@ from fedpartial.server.run_history import RunHistory
 from fedpartial.training.local_trainer import FRESH
 from fedpartial.training.plan import Plan
 
+GONE = "its job process is gone"
+
 
 class RunRecorder(Widget):
     """Scores the model at the start of each round, as IntimeModelSelector does, but in a fixed order of
@@ -77,6 +79,7 @@ class RunRecorder(Widget):
         if not fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
             return
         site = site_name(fl_ctx.get_peer_context())
+        self.failures.pop(site, None)  # of an earlier round
         dxo = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT))
         metrics = dxo.get_meta_prop(METRICS)
         bytes_up = payload_bytes(dxo.data)
@@ -150,7 +153,7 @@ class RunRecorder(Widget):
         if site in self.gone:
             return
         self.gone.add(site)
-        self.failures[site] = "its job process is gone"
+        self.failures[site] = GONE
         self.log_warning(fl_ctx, f"site {site} is gone: nothing was heard of its job process")
         self.progress.write("gone", site=site)
 

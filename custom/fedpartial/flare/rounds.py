@@ -53,6 +53,7 @@ class FederatedRounds(ScatterAndGather):
         self._asked: list[str] = []
         self._accepted: set[str] = set()
         self._refused: set[str] = set()
+        self._waiting = False
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Go on after the finished rounds of an interrupted run."""
@@ -81,10 +82,8 @@ class FederatedRounds(ScatterAndGather):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Say by name that too few sites are left, before FLARE stops the job without a name."""
         super().handle_event(event_type, fl_ctx)
-        if event_type == EventType.CLIENT_DISCONNECTED and self._asked:
-            living = {client.name for client in self.living()}
-            if len(living) < self._min_clients:
-                self._stop(set(), fl_ctx)
+        if event_type == EventType.CLIENT_DISCONNECTED and self._waiting:
+            self._check_reachable(fl_ctx)
 
     def living(self) -> list[Client]:
         """The sites that take part and are not known to be gone."""
@@ -98,8 +97,10 @@ class FederatedRounds(ScatterAndGather):
             self._stop(set(), fl_ctx)
             return
         options["wait_time_after_min_received"] = 0
+        self._waiting = True
         with self._recorder().silence.watched(self.communicator, self._engine):
             super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
+        self._waiting = False
         if len(self._accepted) < self._min_clients and not options["abort_signal"].triggered:
             self._stop(set(self._asked) - self._accepted, fl_ctx)
 
@@ -109,15 +110,26 @@ class FederatedRounds(ScatterAndGather):
         """Count the answers; the job ends as soon as min_clients updates cannot be reached."""
         accepted = super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)
         (self._accepted if accepted else self._refused).add(client_name)
-        if len(self._asked) - len(self._refused) < self._min_clients:
-            self._stop(self._refused, fl_ctx)
+        self._check_reachable(fl_ctx)
         return accepted
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """An answer after its round has ended. ScatterAndGather would add it to whatever is aggregated just then."""
+        self.log_warning(fl_ctx, f"the answer of {client.name} to a round that is over is left out")
+
+    def _check_reachable(self, fl_ctx: FLContext) -> None:
+        """End the job when too few of the asked sites can still give an update."""
+        awaited = {client.name for client in self.living()} & set(self._asked) - self._refused
+        if len(self._accepted | awaited) < self._min_clients:
+            self._stop(self._refused, fl_ctx)
 
     def _stop(self, silent: set[str], fl_ctx: FLContext) -> None:
         """End the job; the reason names every site that is missing and why."""
         known = self._recorder().failures
         living = {client.name for client in self.living()}
-        gone = {client.name for client in self._engine.get_clients()} - (set(self._asked) & living)
+        gone = {client.name for client in self._engine.get_clients()} - (set(self._asked) & living) - self._accepted
         reasons = {**dict.fromkeys(silent, "no answer"), **dict.fromkeys(gone, "gone"), **known}
         why = "; ".join(f"{name}: {reasons[name]}" for name in sorted(gone | silent))
         self.system_panic(

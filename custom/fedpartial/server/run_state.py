@@ -34,7 +34,7 @@ class RunState:
     history: dict
 
     def check_continues(self, plan: Plan, where: str) -> None:
-        """Raise ConfigError unless ``plan`` is the same run with rounds left."""
+        """Raise ConfigError unless ``plan`` is the same run. With all rounds finished, only the evaluation is left."""
         for field in SAME:
             if self.plan[field] != getattr(plan, field):
                 raise ConfigError(
@@ -44,14 +44,6 @@ class RunState:
                     expected=f"{self.plan[field]!r}, as in the run that is continued",
                     remedy="Learning rates and loss weights follow from it: continue with the same value.",
                 )
-        if self.rounds >= plan.num_rounds:
-            raise ConfigError(
-                where=where,
-                field="num_rounds",
-                got=plan.num_rounds,
-                expected=f"more than the {self.rounds} finished round(s)",
-                remedy="This run is complete: its models lie beside the state.",
-            )
 
 
 def save_run_state(path: Path, state: RunState) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,10 @@ def adopt_states(folder: Path, earlier: Iterable[Path]) -> Path | None:
         return None
     for place in earlier:
         if any(place.glob(EVERY)):
-            copy = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-            shutil.copytree(place, copy)
-            os.replace(copy, folder)  # all of it or nothing, also when the process dies here
+            for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that died while it copied
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+                os.replace(shutil.copytree(place, Path(beside) / folder.name), folder)  # all of it or nothing
             return place
     return None
 

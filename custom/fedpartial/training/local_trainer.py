@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedpartial.data.loader import BatchStream
 from fedpartial.data.sampler import Batch, PatchSampler
 from fedpartial.data.stored_case import StoredCase
+from fedpartial.errors import ConfigError
 from fedpartial.methods.base import LossTerms, Method, RoundContext
 from fedpartial.networks.canonical import canonical_state, load_canonical
 from fedpartial.networks.dynunet import build_network, heads
@@ -88,6 +89,8 @@ class LocalTrainer:
         self.network = self._build(seed)
         self._teacher: nn.Module | None = None
         self._seed = seed
+        length = f"{schedule.num_rounds} x {schedule.local_steps} steps"
+        self._run = f"{type(method).__name__}, preset {preset.name}, seed {seed}, {length}"
         self.groups = torch.from_numpy(preset.label_space.group_matrix()).to(precision.device)
 
     def _build(self, seed: int) -> nn.Module:
@@ -96,8 +99,8 @@ class LocalTrainer:
     def run_round(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """Train ``local_steps`` steps from ``weights`` and return the update.
 
-        Raises StateMismatch for weights that do not fit, TrainingStopped within one step of ``stop()``,
-        TrainingDiverged when the loss or a weight is not finite.
+        Raises StateMismatch for weights that do not fit, ConfigError for the state of another run, TrainingStopped
+        within one step of ``stop()``, TrainingDiverged when the loss or a weight is not finite.
         """
         started = time.monotonic()
         load_canonical(self.network, weights)
@@ -174,13 +177,21 @@ class LocalTrainer:
         state = load_state_before(self.state_dir, round_number)
         if state is None:
             return optimizer, scaler, FRESH
+        if state.values["run"] != self._run:
+            raise ConfigError(
+                where=str(self.state_dir),
+                field="state",
+                got=f"the optimiser of {state.values['run']}",
+                expected=f"the optimiser of {self._run}",
+                remedy="Continue that run, or start this one anew.",
+            )
         optimizer.load(state.tensors)
         if self.precision.needs_scaler and state.values["scaler"]:
             scaler.load_state_dict(state.values["scaler"])
         return optimizer, scaler, state.values["round"]
 
     def _save(self, round_number: int, optimizer: NesterovSGD, scaler: torch.amp.GradScaler) -> None:
-        values = {"round": round_number, "scaler": scaler.state_dict()}
+        values = {"round": round_number, "scaler": scaler.state_dict(), "run": self._run}
         save_state(self.state_dir, round_number, SiteState(tensors=optimizer.state(), values=values))
 
     def local_weights(self) -> dict[str, Tensor]:
