@@ -20,10 +20,10 @@ from fedpartial.flare.leaving import MAX_DEPTH
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
-from fedpartial.flare.leaving_values import UPDATE_NUMBERS
 from fedpartial.flare.weights import METRICS
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.server.final_report import FinalReport
+from fedpartial.server.metrics_check import UPDATE_NUMBERS
 from fedpartial.server.run_history import RunHistory
 
 
@@ -130,7 +130,7 @@ def test_wrong_arguments_are_refused_when_the_policy_is_read(arguments):
 
 
 def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weights):
-    """A new method that reports a new part of its loss needs a line in leaving_values.py."""
+    """A new method that reports a new part of its loss needs a line in metrics_check.py."""
     reply = make_hospital(method=ConDistFL()).execute("train", train_task(weights, 1))
     assert passed(KnownContent(), reply) is not None
     reported = {name for name, value in from_shareable(reply).meta[METRICS].items() if isinstance(value, int | float)}

@@ -12,23 +12,39 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 
+from federation import tiny_plan
+from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.update_guard import UpdateGuard
 from fedpartial.flare.weights import update_message
+from fedpartial.server.metrics_check import MetricsRefused
 from fedpartial.server.update_check import UpdateRefused
+
+METRICS = {
+    "loss": 0.5,
+    "seconds": 2.0,
+    "optimizer_round": -1,
+    "bytes_down": 12,
+    "val_dice": {"liver": 0.5},
+    "device": "cpu",
+    "precision": "float32",
+    "source": "phantom",
+    "setup_seconds": 1.0,
+    "num_training": 2,
+}
 
 
 @pytest.fixture
-def fl_ctx(weights, tmp_path):
+def fl_ctx(tiny, weights, tmp_path):
     """The server handles a message of site "north"."""
-    fl_ctx = context(Engine({}), "server", tmp_path)
+    fl_ctx = context(Engine({"plan": RunPlan(**tiny_plan().to_dict())}), "server", tmp_path)
     fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(dict(weights), {}), private=True, sticky=True)
     fl_ctx.set_peer_context(peer("north"))
     return fl_ctx
 
 
-def message(weights, num_steps=2, **changes) -> Shareable:
+def message(weights, num_steps=2, metrics: object = METRICS, **changes) -> Shareable:
     update = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-    shareable = update_message(update, num_steps, {})
+    shareable = update_message(update, num_steps, metrics)
     from_shareable(shareable).data.update(changes)
     return shareable
 
@@ -80,3 +96,12 @@ def test_whole_weights_are_not_an_update(fl_ctx, weights):
 def test_a_message_without_tensors_is_refused(fl_ctx):
     with pytest.raises(ValueError, match="DXO"):
         UpdateGuard().process(Shareable(), fl_ctx)
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, None, {**METRICS, "val_dice": {"liver": float("nan")}}, {**METRICS, "loss": "0"}]
+)
+def test_metrics_that_cannot_be_used_are_refused_with_the_site(fl_ctx, weights, metrics, caplog):
+    with pytest.raises(MetricsRefused, match="update from north refused") as caught:
+        UpdateGuard().process(message(weights, metrics=metrics), fl_ctx)
+    assert str(caught.value) in caplog.text, "the server's log says it"

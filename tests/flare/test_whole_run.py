@@ -12,6 +12,7 @@ from federation import federate, tiny_plan
 from fedpartial.evaluation.record import validate_report
 from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
+from fedpartial.flare.weights import METRICS
 from fedpartial.methods.base import LossTerms
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
@@ -141,6 +142,36 @@ def test_a_refused_update_is_reported_with_site_and_tensor(make_server):
     said = json.dumps([line for line in server.progress() if line["event"] in ("failure", "panic")])
     for part in ("spleen", "input_block.conv1.conv.weight", "NaN"):
         assert part in said
+
+
+def exaggerate(hospital, dice: float) -> None:
+    """From now on this hospital reports this Dice, whatever the model."""
+    execute = hospital.execute
+
+    def exaggerated(task_name, task, signal=None):
+        answer = execute(task_name, task, signal)
+        dxo = from_shareable(answer)
+        dxo.data.get("validation", {}).update(final={"spleen": dice})
+        if METRICS in dxo.meta and dxo.meta[METRICS]["val_dice"]:
+            dxo.meta[METRICS]["val_dice"] = {"spleen": dice}
+        return dxo.update_shareable(answer)
+
+    hospital.execute = exaggerated
+
+
+@pytest.mark.parametrize("dice", [float("nan"), 7.0])
+def test_impossible_scores_of_a_site_choose_no_model(make_server, dice):
+    """A NaN is neither better nor worse: every model after it would be the best one."""
+    server = make_server(None, FedAvg())
+    exaggerate(server.link.hospitals["spleen"], dice)
+    server.run(min_clients=1)
+    report = json.loads((server.app / "report.json").read_text(encoding="utf-8"))
+    assert [set(r["sites"]) for r in report["rounds"]] == [{"liver", "spleen"}, {"liver"}]
+    assert set(report["sites"]) == {"liver"}
+    assert report["rounds"][-1]["val_dice"] == report["rounds"][-1]["sites"]["liver"]["val_dice"]
+    reasons = [line["reason"] for line in server.progress() if line["event"] == "failure"]
+    assert [reason.split(" refused")[0] for reason in reasons] == ["update from spleen", "scores from spleen"]
+    assert any("scores from spleen refused" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize("moment", ["first round", "final evaluation"])

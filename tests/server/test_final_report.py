@@ -9,12 +9,12 @@ import pytest
 from tiny_hospital import write_case
 
 from federation import TINY, tiny_plan
-from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.record import validate_report
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.dynunet import build_network
 from fedpartial.server.final_report import FinalReport
+from fedpartial.server.metrics_check import MetricsRefused
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
 
@@ -126,8 +126,19 @@ def test_the_final_model_keeps_its_own_score_where_it_is_the_only_one(report, di
 def test_an_answer_with_unknown_scores_is_refused(report):
     bad = answer("north", {"final": 0.1}, {"final": 0})
     bad["testing"]["final"][0]["recall"] = {}
-    with pytest.raises(ConfigError, match="recall"):
+    with pytest.raises(MetricsRefused, match=r"north.*recall"):
         report.add_site_scores("north", bad)
+
+
+def test_nothing_of_a_refused_answer_is_kept(report):
+    """A NaN compares as neither worse nor better: it would select the final model, whatever it is worth."""
+    report.add_site_scores("south", answer("south", {"final": 0.25}, {"final": 0, "best": 1}))
+    for bad in ({"final": float("nan")}, {"final": 0.5, "best": 2.0}):
+        with pytest.raises(MetricsRefused, match="Dice"):
+            report.add_site_scores("north", answer("north", bad, {"final": 0}))
+    assert report.select({"final": {}, "best": {}}) == "best"
+    assert report.history.rounds[-1].val_dice == 0.25
+    assert "north" not in report.testing["final"]
 
 
 # --- the written report -------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 """The numbers and words that a site reports: every known field and its shape. Anything else is refused.
 
-A method or a report that sends a new number adds its name here; a site that has not got this line keeps it back.
+The names stand in server/metrics_check.py; a site that has not got a new one keeps it back.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
 
 from fedpartial import presets
@@ -14,22 +12,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.flare.leaving import LeavingRefused
-
-FACT_NUMBERS = ("setup_seconds", "num_training")
-UPDATE_NUMBERS = ("loss", "dice", "ce", "condist", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
-WORDS = {
-    "device": ("cpu", "cuda", "mps", "xpu"),
-    "precision": ("float32", "bfloat16", "float16"),
-    "source": ("phantom", "site file"),
-}
-MODEL_NAME = re.compile(r"final|best|local [A-Za-z0-9_@.-]{1,64}")
-LARGEST = 2**53
-"""Beyond it a whole number is no number but a message."""
-
-
-def is_number(value: object) -> bool:
-    """A finite Python number of ordinary size."""
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < LARGEST
+from fedpartial.server.metrics_check import FACT_NUMBERS, MODEL_NAME, UPDATE_NUMBERS, WORDS, is_number
 
 
 def check_update_metrics(given: object) -> None:

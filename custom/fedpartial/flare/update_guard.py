@@ -10,21 +10,24 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 
-from fedpartial.flare.plan import site_name
+from fedpartial.flare.plan import plan_of_server, site_name
 from fedpartial.flare.recorder import RunRecorder
+from fedpartial.flare.weights import METRICS
+from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
 from fedpartial.server.update_check import UpdateRefused, check_update
 
 
 class UpdateGuard(Filter):
-    """Compares an update with the global model; FLARE turns the error into a failed contribution.
+    """Compares an update with the global model and looks at its metrics; FLARE makes the error a failed contribution.
 
     Args:
         recorder_id: the RunRecorder that is told which site was refused and why.
+        plan_id: the RunPlan component, which knows the classes of the run.
     """
 
-    def __init__(self, recorder_id: str = "recorder"):
+    def __init__(self, recorder_id: str = "recorder", plan_id: str = "plan"):
         super().__init__()
-        self.recorder_id = recorder_id
+        self.recorder_id, self.plan_id = recorder_id, plan_id
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         if shareable.get_return_code() != ReturnCode.OK:
@@ -36,7 +39,9 @@ class UpdateGuard(Filter):
             if dxo.data_kind != DataKind.WEIGHT_DIFF:
                 raise UpdateRefused(f"update from {site} refused: got {dxo.data_kind}; expected {DataKind.WEIGHT_DIFF}")
             check_update(site, dxo.data, reference, dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND))
-        except UpdateRefused as refusal:
+            classes = plan_of_server(fl_ctx, self.plan_id).plan.config.label_space.classes
+            check_update_metrics(site, dxo.get_meta_prop(METRICS), classes)
+        except (UpdateRefused, MetricsRefused) as refusal:
             self._tell(site, str(refusal), fl_ctx)
             raise
         return shareable

@@ -16,6 +16,7 @@ from fedpartial.evaluation.report import Overlay, ReportPaths, RunRecord, write_
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
+from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
 from fedpartial.sites import SiteConfig, phantom_site, read_site, site_file
@@ -41,8 +42,10 @@ class FinalReport:
     def add_site_scores(self, site: str, answer: Mapping) -> None:
         """One site's answer: validation Dice and, by model, the scores of its test cases or a summary of them.
 
-        Which of the two is the site's decision (ReportedMetrics). Unknown fields are refused.
+        Which of the two is the site's decision (ReportedMetrics). MetricsRefused, and nothing of it is kept, when a
+        part of the answer cannot be used.
         """
+        check_scores(site, answer, self.plan.config.label_space.classes)
         for model, scores in answer["validation"].items():
             self.validation.setdefault(model, {})[site] = dict(scores)
         for model, scores in answer["testing"].items():

@@ -1,0 +1,120 @@
+"""What a site may report: every field by name, and the check before a report touches selection, curves or report.
+
+The names are also what a site's own filters let leave (flare/leaving_values.py): a new method or report adds its
+name here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from fedpartial.evaluation.metrics import CaseScores
+from fedpartial.evaluation.withhold import read_summary
+
+FACT_NUMBERS = ("setup_seconds", "num_training")
+LOSS_PARTS = ("dice", "ce", "condist")
+NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
+UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
+COUNTS = ("bytes_down", "num_training")
+NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
+WORDS = {
+    "device": ("cpu", "cuda", "mps", "xpu"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "source": ("phantom", "site file"),
+}
+MODEL_NAME = re.compile(r"final|best|local [A-Za-z0-9_@.-]{1,64}")
+LARGEST = 2**53
+"""Beyond it a whole number is no number but a message."""
+
+
+class MetricsRefused(ValueError):
+    """Numbers that a site reports cannot be used; the message names the site, the field and the reason."""
+
+
+def is_number(value: object) -> bool:
+    """A finite Python number of ordinary size."""
+    return type(value) in (int, float) and abs(value) < LARGEST
+
+
+def check_update_metrics(site: str, metrics: object, classes: Collection[str]) -> None:
+    """Raise MetricsRefused unless these are the metrics of an update, with a Dice of known classes in [0, 1].
+
+    A number under a name of the method's own may stand beside the required ones.
+    """
+    try:
+        given = _mapping("metrics", metrics)
+        for name in (*NEEDED_NUMBERS, *WORDS, "val_dice"):
+            _expect(name in given, name, "nothing", "a value")
+        for name, value in given.items():
+            _check_field(name, value, classes)
+    except _Fault as fault:
+        raise MetricsRefused(f"update from {site} refused: {fault}") from None
+
+
+def check_scores(site: str, answer: object, classes: Collection[str]) -> None:
+    """Raise MetricsRefused unless this is a whole answer to the final evaluation, with scores of known classes."""
+    try:
+        given = _mapping("scores", answer)
+        for field, check in (("validation", _check_dice), ("testing", _check_cases)):
+            for model, value in _mapping(field, given.get(field)).items():
+                _expect(isinstance(model, str) and MODEL_NAME.fullmatch(model), f"{field}: model", model, "a known one")
+                check(f"{field}.{model}", value, classes)
+    except _Fault as fault:
+        raise MetricsRefused(f"scores from {site} refused: {fault}") from None
+
+
+class _Fault(Exception):
+    """Field and reason; the site is added by whoever knows it."""
+
+
+def _expect(good: object, field: object, got: object, expected: str) -> None:
+    if not good:
+        raise _Fault(f"{field!s:.100}: got {got!r:.100}; expected {expected}")
+
+
+def _mapping(field: str, given: object) -> Mapping:
+    _expect(isinstance(given, Mapping), field, type(given).__name__, "values by name")
+    return given
+
+
+def _check_field(name: object, value: object, classes: Collection[str]) -> None:
+    if name in WORDS:
+        _expect(isinstance(value, str) and value in WORDS[name], name, value, f"one of {', '.join(WORDS[name])}")
+    elif name == "val_dice":
+        _check_dice(name, value, classes)
+    elif name in ("val_cases", "val_found"):
+        _each_class(name, value, classes, _is_count, "a number of cases")
+    else:
+        _expect(is_number(value), name, value, "a finite number")
+        _expect(name not in COUNTS or type(value) is int, name, value, "a whole number")
+        _expect(name not in NOT_NEGATIVE or value >= 0, name, value, "a number of at least 0")
+
+
+def _check_dice(field: str, given: object, classes: Collection[str]) -> None:
+    _each_class(field, given, classes, lambda value: is_number(value) and 0 <= value <= 1, "a Dice from 0 to 1")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
+
+
+def _each_class(field: str, given: object, classes: Collection[str], good: Callable, expected: str) -> None:
+    for name, value in _mapping(field, given).items():
+        _expect(name in classes, field, name, "a class of this run")
+        _expect(good(value), f"{field}.{name}", value, expected)
+
+
+def _check_cases(field: str, given: object, classes: Collection[str]) -> None:
+    """Scores of cases, or a summary of them."""
+    try:
+        if isinstance(given, Mapping):
+            read_summary(given, classes)
+            return
+        cases = [CaseScores.from_dict(case) for case in given]
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise _Fault(f"{field}: {error!s:.300}") from None
+    for case in cases:
+        for scores in (case.dice, case.leakage):
+            _check_dice(field, {name: value for name, value in scores.items() if value is not None}, classes)
+        _expect(set(case.classes) <= set(classes), field, case.classes, "classes of this run")

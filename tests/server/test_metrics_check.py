@@ -1,0 +1,111 @@
+"""Numbers of a site that cannot be used are refused, and the message says whose and which field."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from fedpartial.server.metrics_check import NEEDED_NUMBERS, MetricsRefused, check_scores, check_update_metrics
+
+CLASSES = ("liver", "spleen")
+METRICS = {
+    **dict.fromkeys(NEEDED_NUMBERS, 1),
+    "loss": 0.5,
+    "val_dice": {"liver": 0.25},
+    "val_cases": {"liver": 3},
+    "device": "cpu",
+    "precision": "float32",
+    "source": "phantom",
+}
+CASE = {
+    "dice": {"liver": 0.5},
+    "hd95_mm": {"liver": 3.0},
+    "assd_mm": {"liver": 1.0},
+    "leakage": {"liver": None},
+    "status": {"liver": "scored"},
+}
+ANSWER = {
+    "validation": {"final": {"liver": 1.0, "spleen": 0}},
+    "testing": {"final": [CASE], "local a": []},
+    "device": "cpu",
+}
+BAD_DICE = [float("nan"), float("inf"), -0.1, 1.1, True, None, "0.5", [0.5], np.float32(0.5), 10**400]
+
+
+def refused(check, given: object) -> str:
+    with pytest.raises(MetricsRefused) as caught:
+        check("north", given, CLASSES)
+    assert "from north refused: " in str(caught.value)
+    return str(caught.value)
+
+
+def test_good_metrics_pass():
+    check_update_metrics("north", METRICS, CLASSES)
+    check_update_metrics("north", {**METRICS, "val_dice": {}, "a_new_part_of_the_loss": -2.5}, CLASSES)
+
+
+def test_every_required_name_is_required():
+    for name in (*NEEDED_NUMBERS, "val_dice", "device", "precision", "source"):
+        assert name in refused(check_update_metrics, {key: value for key, value in METRICS.items() if key != name})
+
+
+@pytest.mark.parametrize("value", BAD_DICE, ids=lambda value: f"{value!r:.20}")
+def test_a_dice_is_a_number_from_zero_to_one(value):
+    assert "val_dice.liver" in refused(check_update_metrics, {**METRICS, "val_dice": {"liver": value}})
+    assert "validation.final.liver" in refused(check_scores, {**ANSWER, "validation": {"final": {"liver": value}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss", float("nan")),
+        ("loss", "0.5"),
+        ("loss", np.zeros(2)),
+        ("seconds", -1.0),
+        ("bytes_down", 1.5),
+        ("optimizer_round", None),
+        ("new", float("inf")),
+        ("device", "toaster"),
+        ("source", np.array(["phantom", "phantom"])),
+        ("val_dice", None),
+        ("val_dice", {"lung": 1.0}),
+        ("val_cases", {"liver": -1}),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(name, value):
+    assert name in refused(check_update_metrics, {**METRICS, name: value})
+
+
+@pytest.mark.parametrize("metrics", [None, [], "loss", {}])
+def test_metrics_are_values_by_name(metrics):
+    refused(check_update_metrics, metrics)
+
+
+def test_a_good_answer_passes():
+    check_scores("north", ANSWER, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("validation", None),
+        ("testing", None),
+        ("testing", {"another": []}),
+        ("testing", {"final": None}),
+        ("testing", {"final": [{**CASE, "dice": {"liver": 1.5}}]}),
+        ("testing", {"final": [{**CASE, "hd95_mm": {"liver": float("nan")}}]}),
+        ("testing", {"final": [{**CASE, "hd95_mm": {"liver": 10**400}}]}),
+        ("testing", {"final": [{name: {"lung": value["liver"]} for name, value in CASE.items()}]}),
+        ("testing", {"final": [{name: CASE[name] for name in ("dice", "status")}]}),
+        ("testing", {"final": {"liver": {"dice": 1.0}}}),
+    ],
+)
+def test_a_wrong_answer_is_refused_by_field(field, value):
+    assert field in refused(check_scores, {**copy.deepcopy(ANSWER), field: value})
+
+
+@pytest.mark.parametrize("answer", [None, [], {"validation": {}}, {"testing": {}}])
+def test_an_answer_has_both_parts(answer):
+    refused(check_scores, answer)
