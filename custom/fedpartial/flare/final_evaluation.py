@@ -25,6 +25,7 @@ from nvflare.app_common.app_event_type import AppEventType
 from fedpartial.flare.learner import MODELS
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
+from fedpartial.flare.recorder import GONE
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
@@ -134,7 +135,7 @@ class FinalEvaluation(Controller):
     def _finish(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Select, score the external set, write the report beside the models, show table and path."""
         for site in self.recorder.gone - self.scored:
-            self.report.failures.setdefault(site, self.recorder.failures[site])
+            self.report.failures.setdefault(site, self.recorder.failures.get(site, GONE))
         selected = self.report.select(models)
         if selected == "final":
             history = self.recorder.history
