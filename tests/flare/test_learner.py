@@ -319,6 +319,22 @@ def test_a_disk_that_fills_up_while_training_is_told_too(make_hospital, weights,
     assert PATIENT not in repr(reply)
 
 
+def test_a_disk_too_full_for_the_failure_file_still_lets_the_server_know(make_hospital, weights, monkeypatch, caplog):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", f"/data/{PATIENT}")
+
+    monkeypatch.setattr("fedpartial.flare.learner.write_tensors", full)
+    monkeypatch.setattr("fedpartial.flare.learner.write_failure", full)
+    hospital = make_hospital(method=FedAvg())
+    reply = hospital.execute("train", train_task(weights))
+    assert reply.get_header(REASON_HEADER).startswith("no space left for the job's files (")
+    assert PATIENT not in repr(reply)
+    assert "site_failure.json cannot be written" in caplog.text, "the site's own log says it"
+    assert not [
+        record for record in caplog.records if record.levelno >= logging.ERROR and PATIENT in record.getMessage()
+    ]
+
+
 class Events(Engine):
     """Remembers what is fired; a hostile job's ConvertToFedEvent would send it."""
 

@@ -16,6 +16,7 @@ from federation import tiny_plan
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.report import read_report
 from fedpartial.flare.failure import REASON_HEADER
+from fedpartial.flare.learner import validation_numbers
 from fedpartial.flare.leaving import MAX_DEPTH
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
@@ -23,8 +24,8 @@ from fedpartial.flare.leaving_parts import NamedParts
 from fedpartial.flare.weights import METRICS
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.server.final_report import FinalReport
-from fedpartial.server.metrics_check import UPDATE_NUMBERS
 from fedpartial.server.run_history import RunHistory
+from fedpartial.training.reported import UPDATE_NUMBERS, VALIDATION
 
 
 @pytest.fixture
@@ -86,23 +87,47 @@ def test_per_case_values_stay_without_the_other_filters_too(passed, message):
 
 def test_a_site_may_allow_per_case_values(passed):
     assert passed(ReportedMetrics(per_case=True), scores()) == scores()
-    few = with_metrics(val_cases={"liver": 1, "liver_tumor": 1})
+    few = with_metrics(val_cases={"liver": 1, "liver_tumor": 1}, val_found={"liver": 1, "liver_tumor": 1})
     assert from_shareable(passed(ReportedMetrics(per_case=True), few)).meta == from_shareable(few).meta
 
 
 def test_the_mean_of_too_few_validation_cases_is_withheld(passed):
-    rare = with_metrics(val_cases={"liver": 2, "liver_tumor": 1})
+    rare = with_metrics(val_cases={"liver": 2, "liver_tumor": 1}, val_found={"liver": 2, "liver_tumor": 1})
     meta = from_shareable(passed(ReportedMetrics(), rare)).meta
-    assert meta[METRICS] == {**METRIC_VALUES, "val_dice": {"liver": 0.5}, "val_cases": {"liver": 2}}
+    kept = {"val_dice": {"liver": 0.5}, "val_cases": {"liver": 2}, "val_found": {"liver": 2}}
+    assert meta[METRICS] == {**METRIC_VALUES, **kept}
     assert MetaKey.INITIAL_METRICS not in meta, "FLARE's mean over all classes would give the rest away"
     assert from_shareable(passed(ReportedMetrics(min_cases=3), rare)).meta[METRICS]["val_dice"] == {}
 
 
-def test_a_mean_without_a_number_of_cases_is_withheld(passed):
-    metrics = {name: value for name, value in METRIC_VALUES.items() if name != "val_cases"}
+@pytest.mark.parametrize(
+    ("dice", "leaves"),
+    [
+        ((0.873, 0.0, 0.0), False),
+        ((0.873, 0.5, 0.0), True),
+        ((0.0, 0.0, 0.0), True),
+        ((0.0,), False),
+        ((0.873,), False),
+        ((), False),
+    ],
+)
+def test_a_mean_in_which_one_case_was_found_is_that_case(passed, dice, leaves):
+    """Three times 0.291 is 0.873. A model that finds nothing anywhere counts as 0, or it would be chosen for it."""
+    numbers = validation_numbers({"liver": dice} if dice else {})
+    meta = from_shareable(passed(ReportedMetrics(), with_metrics(**numbers))).meta[METRICS]
+    assert {field: meta[field] for field in VALIDATION} == (numbers if leaves else {key: {} for key in VALIDATION})
+    by_model = {VALIDATION[field]: {"final": values} for field, values in numbers.items()}
+    found = from_shareable(passed(ReportedMetrics(), scores(**by_model))).data
+    expected = by_model if leaves else {key: {"final": {}} for key in by_model}
+    assert {field: found[field] for field in by_model} == expected
+
+
+@pytest.mark.parametrize("missing", ["val_cases", "val_found"])
+def test_a_mean_without_a_number_of_cases_is_withheld(passed, missing):
+    metrics = {name: value for name, value in METRIC_VALUES.items() if name != missing}
     found = from_shareable(passed(ReportedMetrics(), update(**{METRICS: metrics}))).meta
     assert found[METRICS]["val_dice"] == {}
-    bare = from_shareable(passed(ReportedMetrics(), scores(validation_cases={})))
+    bare = from_shareable(passed(ReportedMetrics(), scores(**{VALIDATION[missing]: {}})))
     assert bare.data["validation"] == {"final": {}, "best": {}}
 
 
@@ -130,7 +155,7 @@ def test_wrong_arguments_are_refused_when_the_policy_is_read(arguments):
 
 
 def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weights):
-    """A new method that reports a new part of its loss needs a line in metrics_check.py."""
+    """A new method that reports a new part of its loss needs a line in reported.py."""
     reply = make_hospital(method=ConDistFL()).execute("train", train_task(weights, 1))
     assert passed(KnownContent(), reply) is not None
     reported = {name for name, value in from_shareable(reply).meta[METRICS].items() if isinstance(value, int | float)}

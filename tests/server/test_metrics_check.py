@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 
-from fedpartial.server.metrics_check import NEEDED_NUMBERS, MetricsRefused, check_scores, check_update_metrics
+from fedpartial.server.metrics_check import MetricsRefused, check_scores, check_update_metrics
+from fedpartial.training.reported import NEEDED_NUMBERS
 
 CLASSES = ("liver", "spleen")
 METRICS = {

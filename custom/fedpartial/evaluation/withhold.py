@@ -29,10 +29,15 @@ def withhold(summary: Mapping[str, Mapping], min_cases: int) -> dict[str, dict]:
     return {name: _entry(entry, min_cases) for name, entry in summary.items()}
 
 
+def may_leave(cases: int, found: int, min_cases: int) -> bool:
+    """Whether a mean of ``cases`` Dice scores, ``found`` of them above 0, may leave. That all are 0 is no secret."""
+    return cases >= min_cases and not 0 < found < min_cases
+
+
 def _entry(entry: Mapping, min_cases: int) -> dict:
     cases = entry["dice"]["n"]
     found = cases - entry["missed"]
-    if cases < min_cases or 0 < found < min_cases:
+    if not may_leave(cases, found, min_cases):
         return {**{metric: dict(WITHHELD) for metric in METRICS}, "leakage": None, **dict.fromkeys(COUNTED)}
     distances = {metric: _statistic(entry[metric], entry[metric]["n"], min_cases) for metric in METRICS[1:]}
     return {**entry, "dice": _statistic(entry["dice"], found, min_cases), **distances}

@@ -21,7 +21,7 @@ from nvflare.app_common.app_constant import AppConstants, ValidateType
 
 from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space
 from fedpartial.flare.code_check import check_task_code
-from fedpartial.flare.failure import REASON_HEADER, public_reason, write_failure
+from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
 from fedpartial.methods.base import Method
@@ -31,6 +31,7 @@ from fedpartial.training.checkpoint import adopt_states, read_tensors, write_ten
 from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
 from fedpartial.training.plan import Plan
+from fedpartial.training.reported import VALIDATION
 from fedpartial.training.site_session import SiteSession
 
 STATE = "state"
@@ -90,13 +91,20 @@ class SiteLearner(Learner):
             self.log_info(fl_ctx, str(stopped))
             return make_reply(ReturnCode.TASK_ABORTED)
         except EXPECTED_ERRORS as error:
-            write_failure(self.root, self.site, error)
+            self._write_down(error, fl_ctx)
             # Not an error, which FLARE can stream to the server, nor an event, which a job can forward to it.
             self.log_warning(fl_ctx, f"site {self.site} stops: {error}", fire_event=False)
             return _failed(public_reason(error))
         except Exception as error:
-            write_failure(self.root, self.site, error)
+            self._write_down(error, fl_ctx)
             raise
+
+    def _write_down(self, error: Exception, fl_ctx: FLContext) -> None:
+        """Into the site's own file. On a full disk that fails as well, and the server still gets its answer."""
+        try:
+            write_failure(self.root, self.site, error)
+        except OSError as unwritten:
+            self.log_warning(fl_ctx, f"{FAILURE_FILE} cannot be written: {unwritten}", fire_event=False)
 
     def _open(self, task: Shareable, fl_ctx: FLContext) -> SiteSession:
         plan = plan_of_task(task)
@@ -166,13 +174,13 @@ class SiteLearner(Learner):
         from fedpartial.evaluation.overlays import case_mean
 
         session = self._open(task, fl_ctx)
-        result: dict[str, dict] = {"validation": {}, "validation_cases": {}, "testing": {}}
+        result: dict[str, dict] = {name: {} for name in (*VALIDATION.values(), "testing")}
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
             if not name.startswith("local "):
                 numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
-                result["validation"][name] = numbers["val_dice"]
-                result["validation_cases"][name] = numbers["val_cases"]
+                for field, by_model in VALIDATION.items():
+                    result[by_model][name] = numbers[field]
             scores = session.score(weights, lambda: abort_signal.triggered)
             _stop_if(abort_signal)
             result["testing"][name] = [s.to_dict() for s in scores]
@@ -182,8 +190,15 @@ class SiteLearner(Learner):
 
 
 def validation_numbers(scores: Mapping[str, Sequence[float]]) -> dict[str, dict]:
-    """Mean Dice of each class and the number of cases behind it, which decides whether the mean may leave."""
-    return {"val_dice": mean_dice(scores), "val_cases": {name: len(values) for name, values in scores.items()}}
+    """Mean Dice of each class, the number of cases behind it, and of those in which the class was found (Dice above 0).
+
+    The numbers decide whether the mean may leave.
+    """
+    return {
+        "val_dice": mean_dice(scores),
+        "val_cases": {name: len(values) for name, values in scores.items()},
+        "val_found": {name: sum(value > 0 for value in values) for name, values in scores.items()},
+    }
 
 
 def _failed(reason: str) -> Shareable:

@@ -10,10 +10,11 @@ from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.summary import summarise_classes
-from fedpartial.evaluation.withhold import withhold
+from fedpartial.evaluation.withhold import may_leave, withhold
 from fedpartial.flare.leaving import WEIGHT_KINDS, LeavingFilter, LeavingRefused
 from fedpartial.flare.leaving_values import check_scores, check_update_metrics
 from fedpartial.flare.weights import METRICS
+from fedpartial.training.reported import VALIDATION
 
 
 class ReportedMetrics(LeavingFilter):
@@ -21,7 +22,7 @@ class ReportedMetrics(LeavingFilter):
 
     Args:
         per_case: let the scores of every case leave, numbered and without names; nothing is withheld then.
-        min_cases: fewest cases behind a number that leaves, at least 2.
+        min_cases: fewest cases, with the class found in them, behind a number that leaves, at least 2.
     """
 
     def __init__(self, per_case: bool = False, min_cases: int = 2):
@@ -49,13 +50,15 @@ class ReportedMetrics(LeavingFilter):
         return dxo.update_shareable(result)
 
     def _scores(self, data: Mapping) -> dict:
-        counts, validation = data.get("validation_cases", {}), data.get("validation", {})
-        return {
-            **data,
-            "validation": {m: self._enough(dice, counts.get(m, {})) for m, dice in validation.items()},
-            "validation_cases": {m: self._enough(number, number) for m, number in counts.items()},
-            "testing": {model: self._summary(cases) for model, cases in data.get("testing", {}).items()},
+        models = data.get("validation", {})
+        cases, found = data.get("validation_cases", {}), data.get("validation_found", {})
+        enough = {model: self._enough(cases.get(model, {}), found.get(model, {})) for model in models}
+        validation = {
+            field: {model: _only(values, enough.get(model, set())) for model, values in data.get(field, {}).items()}
+            for field in VALIDATION.values()
         }
+        testing = {model: self._summary(scores) for model, scores in data.get("testing", {}).items()}
+        return {**data, **validation, "testing": testing}
 
     def _summary(self, cases: object) -> dict:
         if isinstance(cases, Mapping):
@@ -67,16 +70,21 @@ class ReportedMetrics(LeavingFilter):
         check_update_metrics(metrics)
         if self.per_case:
             return
-        counts = metrics.get("val_cases", {})
-        kept = {name: self._enough(metrics[name], counts) for name in ("val_dice", "val_cases") if name in metrics}
+        enough = self._enough(metrics.get("val_cases", {}), metrics.get("val_found", {}))
+        kept = {field: _only(metrics[field], enough) for field in VALIDATION if field in metrics}
         if metrics:
             dxo.set_meta_prop(METRICS, {**metrics, **kept})
         # FLARE's own mean over the classes is made of all of them.
         if kept.get("val_dice", {}).keys() != metrics.get("val_dice", {}).keys() or not metrics:
             dxo.remove_meta_props([MetaKey.INITIAL_METRICS])
 
-    def _enough(self, values: Mapping, counts: Mapping) -> dict:
-        return {name: value for name, value in values.items() if counts.get(name, 0) >= self.min_cases}
+    def _enough(self, cases: Mapping, found: Mapping) -> set[str]:
+        """The classes whose mean may leave; without both numbers it may not."""
+        return {name for name in cases.keys() & found.keys() if may_leave(cases[name], found[name], self.min_cases)}
+
+
+def _only(values: Mapping, names: set[str]) -> dict:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _wrong(field: str, got: object, expected: str) -> ConfigError:

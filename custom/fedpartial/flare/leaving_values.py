@@ -1,6 +1,6 @@
 """The numbers and words that a site reports: every known field and its shape. Anything else is refused.
 
-The names stand in server/metrics_check.py; a site that has not got a new one keeps it back.
+The names stand in training/reported.py; a site that has not got a new one keeps it back.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.flare.leaving import LeavingRefused
-from fedpartial.server.metrics_check import FACT_NUMBERS, MODEL_NAME, UPDATE_NUMBERS, WORDS, is_number
+from fedpartial.training.reported import FACT_NUMBERS, MODEL_NAME, UPDATE_NUMBERS, VALIDATION, WORDS, is_number
 
 
 def check_update_metrics(given: object) -> None:
     """LeavingRefused unless these are the metrics of an update (SiteLearner.train)."""
     checks: dict[str, Callable] = dict.fromkeys(UPDATE_NUMBERS, check_number)
-    _check_fields(given, checks | WORD_CHECKS | {"val_dice": check_by_class, "val_cases": check_by_class})
+    _check_fields(given, checks | WORD_CHECKS | dict.fromkeys(VALIDATION, check_by_class))
 
 
 def check_scores(given: object) -> None:
     """LeavingRefused unless these are the scores of models (SiteLearner.validate)."""
-    by_model = {
-        "validation": _each_model(check_by_class),
-        "validation_cases": _each_model(check_by_class),
-        "testing": _each_model(check_cases_or_summary),
-    }
+    by_model = dict.fromkeys(VALIDATION.values(), _each_model(check_by_class))
+    by_model["testing"] = _each_model(check_cases_or_summary)
     _check_fields(given, dict.fromkeys(FACT_NUMBERS, check_number) | WORD_CHECKS | by_model)
 
 

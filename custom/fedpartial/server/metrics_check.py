@@ -1,40 +1,19 @@
-"""What a site may report: every field by name, and the check before a report touches selection, curves or report.
+"""What the numbers of a site must be before they may touch model selection, curves and report.
 
-The names are also what a site's own filters let leave (flare/leaving_values.py): a new method or report adds its
-name here.
+Sites check what leaves them (flare/leaving_values.py); the server believes none of it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
-
-FACT_NUMBERS = ("setup_seconds", "num_training")
-LOSS_PARTS = ("dice", "ce", "condist")
-NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
-UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
-COUNTS = ("bytes_down", "num_training")
-NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
-WORDS = {
-    "device": ("cpu", "cuda", "mps", "xpu"),
-    "precision": ("float32", "bfloat16", "float16"),
-    "source": ("phantom", "site file"),
-}
-MODEL_NAME = re.compile(r"final|best|local [A-Za-z0-9_@.-]{1,64}")
-LARGEST = 2**53
-"""Beyond it a whole number is no number but a message."""
+from fedpartial.training.reported import COUNTS, LARGEST, MODEL_NAME, NEEDED_NUMBERS, NOT_NEGATIVE, WORDS, is_number
 
 
 class MetricsRefused(ValueError):
     """Numbers that a site reports cannot be used; the message names the site, the field and the reason."""
-
-
-def is_number(value: object) -> bool:
-    """A finite Python number of ordinary size."""
-    return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def check_update_metrics(site: str, metrics: object, classes: Collection[str]) -> None:

@@ -1,0 +1,30 @@
+"""The names of everything that a site reports, once for the site, its filters and the server.
+
+A method or a report that sends a new number adds its name here; a site that has not got this line keeps it back.
+"""
+
+from __future__ import annotations
+
+import re
+
+FACT_NUMBERS = ("setup_seconds", "num_training")
+LOSS_PARTS = ("dice", "ce", "condist")
+NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
+UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
+COUNTS = ("bytes_down", "num_training")
+NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
+VALIDATION = {"val_dice": "validation", "val_cases": "validation_cases", "val_found": "validation_found"}
+"""By class: field of an update -> field of the final evaluation, where it stands by model."""
+WORDS = {
+    "device": ("cpu", "cuda", "mps", "xpu"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "source": ("phantom", "site file"),
+}
+MODEL_NAME = re.compile(r"final|best|local [A-Za-z0-9_@.-]{1,64}")
+LARGEST = 2**53
+"""Beyond it a whole number is no number but a message."""
+
+
+def is_number(value: object) -> bool:
+    """A finite Python number of ordinary size."""
+    return type(value) in (int, float) and abs(value) < LARGEST
