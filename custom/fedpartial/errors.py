@@ -30,6 +30,12 @@ def _rebuild(where: str, field: str, got: object, expected: str, remedy: str) ->
     return ConfigError(where=where, field=field, got=got, expected=expected, remedy=remedy)
 
 
+def renamed(error: ConfigError, old: str, new: str) -> ConfigError:
+    """The same error with another name for a path: what was checked is a copy, or the path is nobody's business."""
+    parts = {part: value.replace(old, new) if isinstance(value, str) else value for part, value in vars(error).items()}
+    return ConfigError(**parts)
+
+
 class DataFaults(ValueError):
     """Everything that is wrong with one data set, reported in one pass."""
 

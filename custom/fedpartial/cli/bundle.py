@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.console import say, say_faults
-from fedpartial.cli.faults import renamed
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, move_into_place, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_min_sites, with_overrides
 from fedpartial.cli.prepare import Refused
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.code_check import MANIFEST, SCHEMA_VERSION, own_code
 from fedpartial.package_hash import PACKAGE, SHORT, package_files
 from fedpartial.server.provenance import source_commit

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpartial.cli.simulator import RUN
-from fedpartial.errors import ConfigError
 from fedpartial.flare.failure import FAILURE_FILE
 
 FAILURES = f"*/{RUN}/app_*/{FAILURE_FILE}"
@@ -48,9 +47,3 @@ def read_failure(path: Path, workspace: Path) -> Fault:
         return Fault(site=site, text=text or f"{path} is empty")
     error = given["error"] if given["kind"] in PLAIN_KINDS else f"{given['kind']}: {given['error']}"
     return Fault(site=given["site"], text=error)
-
-
-def renamed(error: ConfigError, old: str, new: str) -> ConfigError:
-    """The same error with another name for a path, where what was checked is a copy."""
-    parts = {part: value.replace(old, new) if isinstance(value, str) else value for part, value in vars(error).items()}
-    return ConfigError(**parts)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import fedpartial
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.sites import read_site, site_file
 
 POLICIES = Path(fedpartial.__file__).parents[2] / "provision" / "policy"
@@ -51,8 +51,6 @@ def portable_site_file(name: str, file: Path) -> str:
         try:
             read_site(name, Path(folder))
         except ConfigError as error:
-            from fedpartial.cli.faults import renamed  # imports torch, and most kits do without
-
             raise renamed(error, str(copy), str(file)) from error
     return text
 

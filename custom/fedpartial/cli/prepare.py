@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpartial.cli.faults import renamed
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_overrides
 from fedpartial.cli.simulator import default_threads, plain_path
 from fedpartial.cli.site_check import SiteFolder, check_sites, open_site_folder, stage_site_files
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.sites import SiteConfig
 from fedpartial.training.plan import Plan
 

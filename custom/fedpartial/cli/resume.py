@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.console import say, say_faults
-from fedpartial.cli.faults import renamed
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import (
     LEFT_OUT,
@@ -37,7 +36,7 @@ from fedpartial.cli.overrides import with_min_sites
 from fedpartial.cli.prepare import Refused
 from fedpartial.cli.results import REPORT
 from fedpartial.cli.simulator import RUN
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.code_check import MANIFEST
 from fedpartial.flare.learner import STATE
 from fedpartial.flare.persistor import BEST_MODEL

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpartial.cli.faults import renamed
 from fedpartial.data.datalist import SPLITS, Case, read_datalist
 from fedpartial.data.integrity import labelled_mask
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.labels import LabelSpace
 from fedpartial.sites import SiteConfig, read_site, site_file

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.utils.file_utils import resolve_path_under_root
 
+from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.weights import to_arrays
@@ -20,6 +23,7 @@ from fedpartial.server.run_history import RunHistory
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state, save_run_state
 from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
 
+Loaded = TypeVar("Loaded")
 GLOBAL_MODEL = "global_model.safetensors"
 BEST_MODEL = "best_global_model.safetensors"
 
@@ -31,7 +35,8 @@ class GlobalModelFile(ModelPersistor):
     FLARE's PTFileModelPersistor writes pickles and keeps both names of an aliased tensor.
 
     Args:
-        start_from: path of a model to start from, in the server's own file system; empty for none.
+        start_from: a model to start from, a file of the job's own server app; empty for none. A job without code
+            could otherwise read what it likes at the server.
         plan_id: the RunPlan component.
         generator_id: the shareable generator; the velocity of a FedOptGenerator belongs to the run's state.
     """
@@ -47,7 +52,7 @@ class GlobalModelFile(ModelPersistor):
         if not self._looked:
             path = Path(job_root(fl_ctx)) / RUN_STATE
             if path.exists():
-                state = load_run_state(path)
+                state = self._read(load_run_state, path)
                 state.check_continues(plan_of_server(fl_ctx, self.plan_id).plan, where=RUN_STATE)
                 self._resumed = state
             self._looked = True
@@ -66,10 +71,32 @@ class GlobalModelFile(ModelPersistor):
             self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
-            start, _ = load_model(Path(self.start_from))
+            start, _ = self._read(load_model, self._start_file(fl_ctx))
             check_fits(Path(self.start_from), start, weights)
             weights = start
         return make_model_learnable(weights, {})
+
+    def _start_file(self, fl_ctx: FLContext) -> Path:
+        try:
+            if ".." in Path(self.start_from).parts:
+                raise ValueError("..")
+            return Path(resolve_path_under_root(job_root(fl_ctx), self.start_from))
+        except (ValueError, TypeError):
+            raise ConfigError(
+                where="config_fed_server.json",
+                field="persistor.start_from",
+                got=self.start_from,
+                expected="the name of a file in the job's own server app",
+                remedy="Put the model into the job's app folder.",
+            ) from None
+
+    @staticmethod
+    def _read(load: Callable[[Path], Loaded], path: Path) -> Loaded:
+        """What is in a file of the job; an error, which the submitter may read, names no folder of the server."""
+        try:
+            return load(path)
+        except ConfigError as error:
+            raise renamed(error, f"{path.parent}/", "") from None
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         rounds = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
