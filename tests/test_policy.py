@@ -12,6 +12,8 @@ from nvflare.fuel.sec.authz import AuthzContext, Person
 from nvflare.security.security import FLAuthorizer
 
 import fedpartial
+from fedpartial.cli.policy import policy_texts
+from fedpartial.cli.policy_check import policy_faults
 from fedpartial.errors import check_keys
 from fedpartial.presets import ABDOMEN
 from fedpartial.sites import ALLOWED, REQUIRED, read_site
@@ -84,6 +86,21 @@ def test_byoc_differs_in_one_right_and_in_a_launcher_that_needs_no_installed_pac
     assert launchers[0] == "fedpartial.flare.launcher.SiteJobLauncher"
     assert launchers[1].startswith("nvflare.")
     assert byoc == reviewed
+
+
+def test_noise_is_added_to_the_reviewed_filters_and_changes_none_of_them():
+    site, noise = (read(POLICIES / name / "privacy.json") for name in ("site", "site-noise"))
+    (reviewed,), (noisy,) = site["scopes"], noise["scopes"]
+    own = reviewed.pop("task_result_filters")
+    shared, added = noisy["task_result_filters"][: len(own)], noisy.pop("task_result_filters")[len(own) :]
+    assert shared == own
+    assert [one["path"].rsplit(".", 1)[1] for one in added] == ["PercentilePrivacy", "SVTPrivacy"]
+    assert noise == site, "scope and default are the same"
+
+
+@pytest.mark.parametrize("policy", ["reviewed", "byoc", "noise"])
+def test_flare_makes_of_a_shipped_site_policy_what_setup_kit_asks_of_anybody_elses(tmp_path, policy):
+    assert policy_faults(tmp_path, policy_texts(policy, "site"), "liver") == []
 
 
 def rights(policy: str, role: str, org: str, submitter_org: str = "consortium") -> set[str]:

@@ -99,12 +99,104 @@ def test_what_flare_itself_prepared_is_replaced_without_force(kits):
     assert run(kits / "server")[0] == 2
 
 
-def test_a_folder_can_be_the_policy(kits):
-    own = Path(shutil.copytree(POLICIES / "site", kits / "own"))
-    content = json.loads((own / "resources.json").read_text())
-    (own / "resources.json").write_text(json.dumps({**content, "class_allow_list": []}))
-    assert run(kits / "liver", "--policy", own)[0] == 0
+@pytest.fixture
+def own(kits) -> Path:
+    """A policy folder of somebody's own, for now the reviewed one."""
+    return Path(shutil.copytree(POLICIES / "site", kits / "own"))
+
+
+def edit(path: Path, how) -> None:
+    content = json.loads(path.read_text())
+    how(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_folder_can_be_the_policy(kits, own):
+    edit(own / "resources.json", lambda c: c.update(class_allow_list=[]))
+    (own / "authorization.json").unlink()
+    code, output = run(kits / "liver", "--policy", own)
+    assert code == 0, output
     assert local(kits / "liver")["resources.json"]["class_allow_list"] == []
+    assert "authorization.json: not in the policy, stays FLARE's default" in output
+
+
+def filters(content: dict) -> list[dict]:
+    return content["scopes"][0]["task_result_filters"]
+
+
+PRIVACY, RESOURCES, ALL = "privacy.json", "resources.json", "KnownContent, NamedParts, ReportedMetrics"
+WEAK = {
+    "no scope": (PRIVACY, lambda c: (c.clear(), c.update(scopes=[])), ": default_scope", ALL),
+    "no default": (PRIVACY, lambda c: c.pop("default_scope"), ": default_scope", ALL),
+    "a filter less": (PRIVACY, lambda c: filters(c).pop(1), ": default_scope", "none with NamedParts'"),
+    "a filter of data": (PRIVACY, lambda c: filters(c)[0].update(direction="in"), ": default_scope", "KnownContent"),
+    "wrong arguments": (PRIVACY, lambda c: filters(c)[2]["args"].update(min_cases=1), "", "min_cases"),
+    "a missing class": (PRIVACY, lambda c: filters(c)[0].update(path="fedpartial.flare.nowhere.X"), "", "nowhere"),
+    "another default": (PRIVACY, lambda c: c.update(default_scope="other"), "", "'other' does not exist"),
+    "no allow list": (RESOURCES, lambda c: c.pop("class_allow_list"), ": class_allow_list", "FLARE's own list"),
+    "every class": (RESOURCES, lambda c: c["class_allow_list"].append("*"), ": class_allow_list", "'*'"),
+    "not enforced": (RESOURCES, lambda c: c.update(class_list_enforcement_mode="warn"), "", "'enforce'"),
+}
+
+
+@pytest.mark.parametrize("weakness", WEAK)
+def test_a_policy_that_keeps_less_than_promised_is_named_and_needs_force(kits, own, weakness):
+    file, weaken, *said = WEAK[weakness]
+    edit(own / file, weaken)
+    code, output = run(kits / "liver", "--policy", own)
+    assert code == 2
+    assert "Traceback" not in output
+    for part in (f"error: {kits / 'liver' / 'local' / file}: ", *said, "--force"):
+        assert part in output
+    assert not local(kits / "liver")
+    code, output = run(kits / "liver", "--policy", own, "--force")
+    assert code == 0
+    assert f"warning: {kits / 'liver' / 'local' / file}: " in output
+    assert local(kits / "liver")[file] == json.loads((own / file).read_text())
+
+
+def test_a_folder_with_an_empty_privacy_file_only_is_no_policy(kits, own):
+    (own / "privacy.json").write_text('{"scopes": []}')
+    for name in ("resources.json", "authorization.json"):
+        (own / name).unlink()
+    code, output = run(kits / "liver", "--policy", own)
+    assert code == 2
+    assert ALL in output
+    assert 'class_allow_list: got "FLARE\'s own list"' in output
+
+
+def test_a_policy_is_judged_together_with_what_the_kit_has_already(kits, own):
+    run(kits / "liver")
+    for name in ("resources.json", "authorization.json"):
+        (own / name).unlink()
+    code, output = run(kits / "liver", "--policy", own)
+    assert code == 0, output
+    assert "resources.json: not in the policy, stays as it was" in output
+
+
+def test_a_key_that_stands_twice_is_refused(kits, own):
+    text = (own / "resources.json").read_text()
+    (own / "resources.json").write_text(text.replace("{", '{"class_allow_list": ["*"], ', 1))
+    code, output = run(kits / "liver", "--policy", own)
+    assert (code, "'class_allow_list' stands twice" in output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("kit", "content", "field"),
+    [
+        ("liver", {"client": {}}, "client.fqsn"),
+        ("liver", {}, "client.fqsn"),
+        ("liver", {"client": {"fqsn": 1}}, "client.fqsn"),
+        ("lead", {"admin": {}}, "admin.username"),
+        ("lead", {"admin": None}, "admin.username"),
+    ],
+)
+def test_a_kit_without_a_name_is_no_kit(kits, kit, content, field):
+    (kits / kit / "startup" / STARTUP[kit][0]).write_text(json.dumps(content))
+    code, output = run(kits / kit)
+    assert code == 2
+    assert f"{STARTUP[kit][0]}: {field}: got" in output
+    assert not local(kits / kit)
 
 
 @pytest.mark.parametrize(

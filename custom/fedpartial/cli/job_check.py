@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedpartial.cli.job_build import build, config_of, json_error
-from fedpartial.cli.job_folder import META, SERVER, Job, read_json
+from fedpartial.cli.job_folder import META, SERVER, Job
+from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
 from fedpartial.training.plan import Plan
 

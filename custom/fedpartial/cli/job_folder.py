@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedpartial
+from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
 
 META = "meta.json"
@@ -88,20 +89,6 @@ def write_values(job: Job) -> None:
     """Write meta.json and the server's configuration as ``job`` has them."""
     for path, content in ((job.folder / META, job.meta), (job.server_config, job.server)):
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in a file of the job."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        remedy = "See the jobs of this project for an example."
-        raise ConfigError(where=str(path), field="(file)", got=got, expected="readable JSON", remedy=remedy) from error
-    if not isinstance(given, dict):
-        got, remedy = type(given).__name__, "Write one object in braces."
-        raise ConfigError(where=str(path), field="(file)", got=got, expected="a JSON object", remedy=remedy)
-    return given
 
 
 def new_folder(out: Path, *, remedy: str) -> Path:

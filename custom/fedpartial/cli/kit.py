@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fedpartial.cli.policy import kit_error, policy_texts, portable_site_file, read_object
+from fedpartial.cli.console import say, say_faults
+from fedpartial.cli.json_file import read_json
+from fedpartial.cli.policy import POLICY_FILES, is_shipped, kit_error, policy_texts, portable_site_file
+from fedpartial.cli.policy_check import policy_faults
 from fedpartial.errors import ConfigError
 from fedpartial.sites import site_file
 
@@ -64,12 +67,21 @@ def read_kit(folder: Path) -> Kit:
     if len(found) != 1:
         expected = f"a folder with one of startup/{', startup/'.join(KINDS)}"
         raise kit_error(str(folder), "startup", "no startup kit", expected, "Name an unpacked startup kit.")
-    given, kind = read_object(found[0]), KINDS[found[0].name]
+    given, kind = read_json(found[0]), KINDS[found[0].name]
     if kind == "server":
         return Kit(folder=folder, kind=kind, name="server")
     if kind == "admin":
-        return Kit(folder=folder, kind=kind, name=given["admin"]["username"])
-    return Kit(folder=folder, kind=kind, name=given["client"]["fqsn"].rsplit(".", 1)[-1])
+        return Kit(folder=folder, kind=kind, name=_name(found[0], given, "admin", "username"))
+    return Kit(folder=folder, kind=kind, name=_name(found[0], given, "client", "fqsn").rsplit(".", 1)[-1])
+
+
+def _name(path: Path, given: dict, part: str, key: str) -> str:
+    section = given.get(part)
+    name = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(name, str) or not name:
+        remedy = "Unpack the startup kit anew: the provisioning writes this file."
+        raise kit_error(str(path), f"{part}.{key}", name, "a name", remedy)
+    return name
 
 
 def plan_changes(kit: Kit, policy: str, file: Path | None) -> list[Change]:
@@ -105,21 +117,34 @@ def apply_changes(changes: list[Change], *, force: bool) -> None:
 
 def setup_kit(folder: Path, policy: str, file: Path | None, force: bool, console: Console, errors: Console) -> int:
     """The command: plans, shows what an edited file would lose, writes, and says what comes next."""
-    from rich.text import Text
-
     try:
         kit = read_kit(folder)
         changes = plan_changes(kit, policy, file)
+        faults = _weaknesses(kit, policy, changes)
         for change in changes:
             if change.edited:
-                errors.print(Text(change.difference), soft_wrap=True)
+                say(errors, change.difference)
+        if faults and not force:
+            say_faults(errors, faults)
+            say(errors, "Nothing is written. Add --force where the site wants this policy all the same.")
+            return USER_ERROR
         apply_changes(changes, force=force)
     except ConfigError as error:
-        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        say_faults(errors, [error])
         return USER_ERROR
+    for fault in faults:
+        say(errors, f"warning: {fault}", "yellow")
     for line in _account(kit, policy, changes):
-        console.print(Text(line), soft_wrap=True)
+        say(console, line)
     return SUCCESS
+
+
+def _weaknesses(kit: Kit, policy: str, changes: list[Change]) -> list[ConfigError]:
+    """Why a site's policy of somebody's own keeps less than this project promises."""
+    if kit.kind != "site" or is_shipped(policy):
+        return []
+    local = kit.folder / "local"
+    return policy_faults(local, {c.path.name: c.new for c in changes if c.path.parent == local}, kit.name)
 
 
 def _account(kit: Kit, policy: str, changes: list[Change]) -> list[str]:
@@ -128,7 +153,20 @@ def _account(kit: Kit, policy: str, changes: list[Change]) -> list[str]:
         script, first = "fl_admin.sh", f"administrator {kit.name}: nothing to set up"
     else:
         script, first = "start.sh", f"{kit.kind} {kit.name}: policy {policy}"
+        lines += _left(kit, changes)
     return [first, *lines, f"next: {kit.folder / 'startup' / script}"]
+
+
+def _left(kit: Kit, changes: list[Change]) -> list[str]:
+    """The files that the policy says nothing about; a server needs no privacy.json."""
+    written = {change.path.name for change in changes}
+    left = [name for name in POLICY_FILES if name not in written and (kit.kind, name) != ("server", "privacy.json")]
+    return [f"  local/{name}: not in the policy, stays {_whose(kit.folder / 'local' / name)}" for name in left]
+
+
+def _whose(path: Path) -> str:
+    own = path.is_file() and not _as_prepared(path, path.read_text(encoding="utf-8"))
+    return "as it was" if own else "FLARE's default"
 
 
 def _change(path: Path, new: str) -> Change:

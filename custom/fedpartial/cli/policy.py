@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import fedpartial
+from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.sites import read_site, site_file
 
@@ -22,23 +23,31 @@ def policy_texts(policy: str, kind: str) -> dict[str, str]:
     ``policy`` is a folder, or a name under provision/policy: ``site`` and ``server`` there are "reviewed", and
     ``site-NAME`` and ``server-NAME`` hold only the files in which NAME differs from it.
     """
-    known = [REVIEWED, *sorted(path.name.removeprefix("site-") for path in POLICIES.glob("site-*"))]
-    if policy in known:
+    if is_shipped(policy):
         folders = [POLICIES / kind, POLICIES / f"{kind}-{policy}"]
     elif any((Path(policy) / name).is_file() for name in POLICY_FILES):
         folders = [Path(policy)]
     else:
-        expected = f"one of {', '.join(known)}, or a folder with {' or '.join(POLICY_FILES)}"
+        expected = f"one of {', '.join(_shipped())}, or a folder with {' or '.join(POLICY_FILES)}"
         raise kit_error("--policy", "name", policy, expected, "Correct the name or the path.")
     found = {name: folder / name for folder in folders for name in POLICY_FILES if (folder / name).is_file()}
-    return {name: as_text(read_object(path)) for name, path in found.items()}
+    return {name: as_text(read_json(path)) for name, path in found.items()}
+
+
+def is_shipped(policy: str) -> bool:
+    """Whether this names a policy of this project; the tests have checked those."""
+    return policy in _shipped()
+
+
+def _shipped() -> list[str]:
+    return [REVIEWED, *sorted(path.name.removeprefix("site-") for path in POLICIES.glob("site-*"))]
 
 
 def portable_site_file(name: str, file: Path) -> str:
     """The checked text of a site file with its relative paths made absolute, so that it can lie in the kit."""
     if file.name != f"{name}.json":
         raise kit_error("--site-file", "name", file.name, f"{name}.json", f"This is the kit of site {name!r}.")
-    given = read_object(file)
+    given = read_json(file)
     for key in PATH_KEYS:
         value = given.get(key)
         if isinstance(value, str) and value and not value.startswith("~"):
@@ -57,26 +66,6 @@ def portable_site_file(name: str, file: Path) -> str:
 
 def as_text(content: dict) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def read_object(path: Path) -> dict:
-    """The JSON object in a file, each key once."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
-    except (OSError, ValueError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise kit_error(str(path), "(file)", got, "readable JSON", "Correct the file or its path.") from error
-    if not isinstance(given, dict):
-        raise kit_error(str(path), "(file)", type(given).__name__, "a JSON object", "Write one object in braces.")
-    return given
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return given
 
 
 def kit_error(where: str, field: str, got: object, expected: str, remedy: str) -> ConfigError:

@@ -29,9 +29,9 @@ from fedpartial.cli.job_folder import (
     move_into_place,
     new_folder,
     read_job,
-    read_json,
     write_values,
 )
+from fedpartial.cli.json_file import read_json
 from fedpartial.cli.overrides import with_min_sites
 from fedpartial.cli.prepare import Refused
 from fedpartial.cli.results import REPORT
