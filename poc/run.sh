@@ -10,6 +10,10 @@ Runs a job folder (or the name of one under jobs/, or what `fedpartial bundle` w
 the job's sites as processes of this machine, with the certificates and the policies of a real federation.
 Asks nothing, listens on localhost only, and leaves no process behind, however it ends.
 
+The policy follows from the job. A job with a custom folder, such as an unedited one of jobs/, counts as one that brings its
+code: policy byoc (no allow list of classes, FLARE's launcher without restarts). What `fedpartial bundle` writes has none:
+policy reviewed, the one for hospitals.
+
   --port N           port of the server (default: any free one)
   --workspace DIR    new folder for kits and running federation (default: a temporary one); removed at the end
   --out DIR          new folder for the results (default: runs/poc-<job>-<time>)
@@ -103,6 +107,7 @@ out=$(realpath -m "${out:-runs/poc-$(basename "$job")-$(date +%Y%m%d-%H%M%S)}")
 [[ ! -e $out ]] || fail 2 "--out: $out exists; name a new folder"
 workspace=$(realpath -m "${workspace:-${TMPDIR:-/tmp}/fedpartial-poc-$$-$RANDOM}")
 [[ ! -e $workspace ]] || fail 2 "--workspace: $workspace exists; name a new folder"
+[[ $out/ != "$workspace"/* ]] || fail 2 "--out: $out lies inside the workspace, which is removed at the end"
 [[ $workspace != *[[:space:]]* ]] || fail 2 "--workspace: FLARE cannot start from a path with spaces: $workspace"
 
 python3 -c 'import fedpartial, importlib.metadata as m; m.version("nvflare")' 2>/dev/null && command -v nvflare fedpartial >/dev/null ||
@@ -124,7 +129,7 @@ mkdir "$HOME"
 kits=$NVFLARE_POC_WORKSPACE/$name/prod_00
 kit_of_lead=$kits/$lead
 
-step "prepare: kits for server, lead and ${sites[*]}, on port $port"
+step "prepare: kits for server, lead and ${sites[*]}, on port $port, policy $policy"
 printf '$ export HOME=%q NVFLARE_POC_WORKSPACE=%q\n' "$HOME" "$NVFLARE_POC_WORKSPACE"
 run nvflare poc prepare -i "$workspace/project.yml" --force
 for participant in "$server" "${sites[@]}"; do

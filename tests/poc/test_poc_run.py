@@ -54,6 +54,7 @@ def test_help_names_every_option_and_exit_code():
     for option in ("--port", "--workspace", "--out", "--site-config", "--timeout", "--console", "--keep"):
         assert option in done.stdout
     assert "130 Ctrl-C" in done.stdout
+    assert "policy byoc (no allow list" in done.stdout
     assert done.stderr == ""
 
 
@@ -73,6 +74,12 @@ def test_the_shell_can_parse_it():
 )
 def test_a_wrong_command_line_is_one_message(tmp_path, arguments, message):
     assert message in refused(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("out", ["made", "made/results", "./other/../made/results"])
+def test_results_would_be_lost_with_the_workspace(tmp_path, out):
+    assert "lies inside the workspace" in refused(tmp_path, "condistfl", "--workspace", "made", "--out", out)
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("port", ["many", "70000", "-1"])

@@ -237,7 +237,9 @@ def setup_kit(
     site_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The site's file; without it a phantom site uses the phantom.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace edited files, and take a policy that keeps less.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace edited files, and take a policy that keeps less.")
+    ] = False,
 ) -> None:
     """Give a FLARE startup kit this project's policy, and a site its site file.
 
