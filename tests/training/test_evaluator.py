@@ -14,7 +14,7 @@ from torch import nn
 
 from federation import TINY
 from fedpartial.data.store import prepare_cases
-from fedpartial.training.evaluator import case_dice, predict_logits, predict_on_original_grid, quick_dice
+from fedpartial.training.evaluator import case_dice, mean_dice, predict_logits, predict_on_original_grid, quick_scores
 from fedpartial.training.precision import Precision
 
 CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
@@ -52,7 +52,7 @@ def case(tmp_path):
 
 
 def test_a_network_that_gives_the_label_scores_one(case):
-    assert quick_dice(Oracle(), [case, case], PRESET, CPU) == {"liver": 1.0, "liver_tumor": 1.0}
+    assert quick_scores(Oracle(), [case, case], PRESET, CPU) == {"liver": [1.0, 1.0], "liver_tumor": [1.0, 1.0]}
 
 
 def test_logits_cover_the_volume_whatever_its_size(tmp_path):
@@ -89,7 +89,7 @@ def test_the_network_is_in_evaluation_mode_and_records_no_gradient(case):
             return super().forward(image)
 
     network = Watching().train()
-    quick_dice(network, [case], PRESET, CPU)
+    quick_scores(network, [case], PRESET, CPU)
     assert set(seen) == {(False, False)}
 
 
@@ -101,10 +101,10 @@ def test_dice_is_the_mean_over_the_cases_that_count(tmp_path):
         store_arrays(tmp_path / str(i), x.astype(np.float16), x, ("liver", "liver_tumor"))
         for i, x in enumerate((label, without))
     ]
-    found = quick_dice(Oracle({TUMOUR: 0}), missed, PRESET, CPU)
+    found = mean_dice(quick_scores(Oracle({TUMOUR: 0}), missed, PRESET, CPU))
     liver = int((label == LIVER).sum())
     assert found == {"liver": 1.0, "liver_tumor": 0.0}
-    swollen = quick_dice(Oracle({TUMOUR: LIVER}), missed, PRESET, CPU)
+    swollen = mean_dice(quick_scores(Oracle({TUMOUR: LIVER}), missed, PRESET, CPU))
     assert swollen["liver"] == pytest.approx((2 * liver / (2 * liver + 8) + 1) / 2)
 
 
@@ -112,23 +112,23 @@ def test_a_class_without_a_scored_case_is_left_out(tmp_path):
     label = label_volume()
     nothing = np.zeros_like(label)
     clean = store_arrays(tmp_path / "clean", nothing.astype(np.float16), nothing, ("liver", "spleen"))
-    assert quick_dice(Oracle(), [clean], PRESET, CPU) == {}
-    assert quick_dice(Oracle(), [], PRESET, CPU) == {}
+    assert quick_scores(Oracle(), [clean], PRESET, CPU) == {}
+    assert quick_scores(Oracle(), [], PRESET, CPU) == mean_dice({}) == {}
     false = store_arrays(tmp_path / "false", label.astype(np.float16), nothing, ("liver", "spleen"))
-    assert quick_dice(Oracle(), [false], PRESET, CPU) == {"liver": 0.0}, "a false positive scores 0"
+    assert quick_scores(Oracle(), [false], PRESET, CPU) == {"liver": [0.0]}, "a false positive scores 0"
 
 
 def test_only_labelled_classes_are_scored(tmp_path):
     label = label_volume()
     one = store_arrays(tmp_path / "one", label.astype(np.float16), label, ("liver_tumor",))
-    assert quick_dice(Oracle(), [one], PRESET, CPU) == {"liver_tumor": 1.0}
+    assert quick_scores(Oracle(), [one], PRESET, CPU) == {"liver_tumor": [1.0]}
 
 
 def test_stop_ends_between_two_cases(case):
     answers = iter([False, True])
-    assert quick_dice(Oracle(), [case, case, case], PRESET, CPU, lambda: next(answers)) == {
-        "liver": 1.0,
-        "liver_tumor": 1.0,
+    assert quick_scores(Oracle(), [case, case, case], PRESET, CPU, lambda: next(answers)) == {
+        "liver": [1.0],
+        "liver_tumor": [1.0],
     }
     assert next(answers, "used up") == "used up"
 
@@ -177,4 +177,4 @@ def test_a_prediction_lies_on_the_grid_of_its_image_file(oblique_site):
 
 
 def test_scores_are_plain_numbers(case):
-    assert json.dumps(quick_dice(Oracle(), [case], PRESET, CPU)) == '{"liver": 1.0, "liver_tumor": 1.0}'
+    assert json.dumps(mean_dice(quick_scores(Oracle(), [case], PRESET, CPU))) == '{"liver": 1.0, "liver_tumor": 1.0}'

@@ -34,7 +34,7 @@ def test_the_splits_of_the_site(session):
 
 
 def test_scores_cover_the_sites_own_classes(session, weights):
-    assert set(session.validate(weights)) <= {"liver", "liver_tumor"}
+    assert set(session.validation_scores(weights)) <= {"liver", "liver_tumor"}
     (scores,) = session.score(weights)
     assert scores.classes == ("liver", "liver_tumor")
 
@@ -55,7 +55,7 @@ def test_evaluating_between_rounds_does_not_touch_the_training(session, weights)
     session.train(weights, 0, lambda: False)
     before = {name: tensor.clone() for name, tensor in canonical_tensors(session.trainer.network).items()}
     other = canonical_state(build_network(TINY, seed=9))
-    session.validate(other)
+    session.validation_scores(other)
     session.score(other)
     after = canonical_tensors(session.trainer.network)
     assert all((before[name] == after[name]).all() for name in before)
@@ -63,7 +63,7 @@ def test_evaluating_between_rounds_does_not_touch_the_training(session, weights)
 
 def test_stop_ends_the_scoring(session, weights):
     assert session.score(weights, lambda: True) == []
-    assert session.validate(weights, lambda: True) == {}
+    assert session.validation_scores(weights, lambda: True) == {}
 
 
 @pytest.mark.parametrize(("change", "field"), [({"labels": {1: "lever"}}, "labels"), ({"device": "quantum"}, "device")])

@@ -35,17 +35,6 @@ def predict_logits(network: nn.Module, image: np.ndarray, preset: Preset, precis
     return logits[0].float().cpu()
 
 
-def quick_dice(
-    network: nn.Module,
-    cases: Sequence[StoredCase],
-    preset: Preset,
-    precision: Precision,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float]:
-    """Mean Dice per labelled class on the prepared grid; classes without a scored case are left out."""
-    return mean_dice(quick_scores(network, cases, preset, precision, stop))
-
-
 def mean_dice(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Mean over the cases of each class."""
     return {name: float(np.mean(values)) for name, values in scores.items()}

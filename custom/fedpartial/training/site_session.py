@@ -24,7 +24,7 @@ from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig
-from fedpartial.training.evaluator import mean_dice, predict_on_original_grid, quick_scores
+from fedpartial.training.evaluator import predict_on_original_grid, quick_scores
 from fedpartial.training.local_trainer import LocalTrainer, RoundResult
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
@@ -103,10 +103,6 @@ class SiteSession:
     def train(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """One round of local steps (LocalTrainer.run_round)."""
         return self.trainer.run_round(weights, round_number, stop)
-
-    def validate(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """Mean Dice per labelled class of a model on the validation cases."""
-        return mean_dice(self.validation_scores(weights, stop))
 
     def validation_scores(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
