@@ -16,12 +16,13 @@ from nvflare.widgets.widget import Widget
 
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.weights import METRICS
+from fedpartial.training.reported import LOSS_PARTS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tb_events"
-TRAIN_SCALARS = ("loss", "dice", "ce", "condist")
+TRAIN_SCALARS = ("loss", *LOSS_PARTS)
 
 
 class TensorBoardScalars(Widget):
