@@ -10,6 +10,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from federation import TINY, tiny_plan
 from fedpartial.errors import ConfigError
+from fedpartial.flare.final_evaluation import FinalEvaluation
 from fedpartial.flare.persistor import GLOBAL_MODEL, GlobalModelFile
 from fedpartial.flare.plan import RunPlan
 from fedpartial.networks.canonical import canonical_state
@@ -70,6 +71,20 @@ def test_a_job_starts_from_a_file_of_its_own_and_learns_of_no_other(fl_ctx, weig
     assert caught.value.field == "persistor.start_from"
     assert str(caught.value).count(str(tmp_path)) == (way == "absolute"), "only what the job itself says"
     assert "No such file" not in str(caught.value)
+
+
+def test_an_evaluation_without_a_model_names_no_folder(make_server):
+    """A job of this workflow alone; FLARE turns the error into the panic that progress.jsonl holds."""
+    server = make_server()
+    server.run(evaluate=False)
+    (server.app / GLOBAL_MODEL).unlink()
+    server.engine.workflows = []
+    evaluation = FinalEvaluation()
+    evaluation.set_communicator(server.link)
+    evaluation.initialize(server.fl_ctx)
+    with pytest.raises(ConfigError, match=GLOBAL_MODEL) as caught:
+        evaluation.control_flow(server.engine.signal, server.fl_ctx)
+    assert str(server.root) not in str(caught.value)
 
 
 def test_a_state_that_cannot_be_read_is_named_without_its_folder(fl_ctx, tmp_path):

@@ -23,7 +23,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.flare.learner import MODELS
-from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
+from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.weights import payload_bytes
@@ -85,9 +85,9 @@ class FinalEvaluation(Controller):
         self.recorder.progress.write("phase", name="final evaluation")
         self.report = FinalReport(plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx))
         root = Path(job_root(fl_ctx))
-        models = {"final": load_model(root / GLOBAL_MODEL)[0]}
+        models = {"final": read_own(load_model, root / GLOBAL_MODEL)[0]}
         if (root / BEST_MODEL).exists():
-            models["best"] = load_model(root / BEST_MODEL)[0]
+            models["best"] = read_own(load_model, root / BEST_MODEL)[0]
         models |= {f"local {site}": weights for site, weights in sorted(self._local_models.items())}
         for portion in portions(models, PORTION_BYTES):
             if abort_signal.triggered:

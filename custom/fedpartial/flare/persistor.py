@@ -28,6 +28,14 @@ GLOBAL_MODEL = "global_model.safetensors"
 BEST_MODEL = "best_global_model.safetensors"
 
 
+def read_own(load: Callable[[Path], Loaded], path: Path) -> Loaded:
+    """What is in a file of the job; an error, which the submitter may read, names no folder of the server."""
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise renamed(error, f"{path.parent}/", "") from None
+
+
 class GlobalModelFile(ModelPersistor):
     """Starts from the preset's seeded network, from a model file, or where an interrupted run ended.
 
@@ -52,7 +60,7 @@ class GlobalModelFile(ModelPersistor):
         if not self._looked:
             path = Path(job_root(fl_ctx)) / RUN_STATE
             if path.exists():
-                state = self._read(load_run_state, path)
+                state = read_own(load_run_state, path)
                 state.check_continues(plan_of_server(fl_ctx, self.plan_id).plan, where=RUN_STATE)
                 self._resumed = state
             self._looked = True
@@ -71,7 +79,7 @@ class GlobalModelFile(ModelPersistor):
             self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
-            start, _ = self._read(load_model, self._start_file(fl_ctx))
+            start, _ = read_own(load_model, self._start_file(fl_ctx))
             check_fits(Path(self.start_from), start, weights)
             weights = start
         return make_model_learnable(weights, {})
@@ -89,14 +97,6 @@ class GlobalModelFile(ModelPersistor):
                 expected="the name of a file in the job's own server app",
                 remedy="Put the model into the job's app folder.",
             ) from None
-
-    @staticmethod
-    def _read(load: Callable[[Path], Loaded], path: Path) -> Loaded:
-        """What is in a file of the job; an error, which the submitter may read, names no folder of the server."""
-        try:
-            return load(path)
-        except ConfigError as error:
-            raise renamed(error, f"{path.parent}/", "") from None
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         rounds = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
