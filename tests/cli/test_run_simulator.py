@@ -130,16 +130,6 @@ def test_a_run_of_two_sites_writes_what_it_promises(finish, hospitals, tmp_path)
     assert all(character.isprintable() or character == "\n" for character in out)
 
 
-def test_one_site_at_a_time_gives_the_same_model(finish, hospitals, tmp_path):
-    models = []
-    for threads in ("1", "2"):
-        code, _, errors = finish("--rounds", "2", "--threads", threads)
-        assert (code, errors) == (0, "")
-        models.append(load_file(tmp_path / "out/global_model.safetensors"))
-        (tmp_path / "out").rename(tmp_path / f"out with {threads}")
-    assert all(np.array_equal(models[0][name], models[1][name]) for name in models[0])
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
