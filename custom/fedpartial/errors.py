@@ -99,3 +99,12 @@ def check_keys(given: object, allowed: Sequence[str], required: Sequence[str], *
                 expected="a value",
                 remedy=f"Add the key {key!r}.",
             )
+
+
+def unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    """For ``json.loads``, which keeps the last of two equal keys: two meanings of one name must not pass."""
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return given

@@ -14,7 +14,7 @@ from typing import Literal
 
 import platformdirs
 
-from fedpartial.errors import ConfigError, check_keys
+from fedpartial.errors import ConfigError, check_keys, unique_keys
 from fedpartial.phantom import PHANTOM_SITES, phantom_dir
 
 ALLOWED = ("labels", "data_root", "datalist", "device", "num_workers", "cache_dir")
@@ -90,7 +90,7 @@ def _with_device_from_environment(site: SiteConfig) -> SiteConfig:
 
 def _parse(name: str, path: Path) -> SiteConfig:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise _error(path, "(file)", str(error), "readable JSON", f"Write, for example: {EXAMPLE}") from error
     check_keys(given, ALLOWED, REQUIRED, where=str(path))
@@ -117,15 +117,6 @@ def _parse(name: str, path: Path) -> SiteConfig:
         num_workers=_num_workers(path, given),
         cache_dir=_path(path, given, "cache_dir", base=path.parent) if "cache_dir" in given else default_cache_dir(),
     )
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    """JSON keeps the last of two equal keys; two meanings of one label value must not pass."""
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return given
 
 
 def _labels(path: Path, given: object) -> dict[int, str]:

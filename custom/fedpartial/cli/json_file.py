@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, unique_keys
 
 
 def read_json(path: Path) -> dict:
     """The JSON object in a file, each key once; ConfigError for anything else."""
     try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         remedy = "Correct the file or its path."
@@ -19,12 +19,4 @@ def read_json(path: Path) -> dict:
     if not isinstance(given, dict):
         got, remedy = type(given).__name__, "Write one object in braces."
         raise ConfigError(where=str(path), field="(file)", got=got, expected="a JSON object", remedy=remedy)
-    return given
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    given = dict(pairs)
-    if len(given) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
     return given
