@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from fedpartial.evaluation import figures, formats
 from fedpartial.evaluation.cautions import find_cautions
@@ -13,11 +14,19 @@ from fedpartial.evaluation.record import Overlay
 from fedpartial.evaluation.summary import macro_mean, statistics
 from fedpartial.labels import LabelSpace
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 TEMPLATE = "report.html"
 
 
 def render_page(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace) -> str:
     """The HTML of a report (the content of report.json). Site names and notes are escaped."""
+    return fill(TEMPLATE, _context(report, overlays, space))
+
+
+def fill(template: str, context: Mapping) -> str:
+    """A template of this package with its values: every string is escaped unless it is Markup."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -29,7 +38,7 @@ def render_page(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace)
     )
     filters = (formats.number, formats.mean_sd, formats.percent, formats.size, formats.duration, formats.plural)
     environment.filters |= {f.__name__: f for f in filters} | {"label": formats.class_label, "colour": colour}
-    return environment.get_template(TEMPLATE).render(_context(report, overlays, space))
+    return environment.get_template(template).render(context)
 
 
 def headline(report: Mapping, space: LabelSpace) -> dict[str, float | None]:
@@ -85,10 +94,7 @@ def _models(report: Mapping) -> dict[str, dict]:
     return matrix
 
 
-def _figures(report: Mapping, classes: Sequence[str]) -> dict[str, str]:
-    """Name -> inline SVG, trusted: matplotlib escapes the site names in it."""
-    from markupsafe import Markup
-
+def _figures(report: Mapping, classes: Sequence[str]) -> dict[str, Markup]:
     drawn = {
         "validation": figures.validation_curves(report),
         "loss": figures.loss_curves(report),
@@ -96,6 +102,13 @@ def _figures(report: Mapping, classes: Sequence[str]) -> dict[str, str]:
         "traffic": figures.bytes_by_round(report),
         "phases": figures.seconds_by_phase(report),
     }
+    return inline_figures(drawn)
+
+
+def inline_figures(drawn: Mapping[str, bytes | None]) -> dict[str, Markup]:
+    """Name -> inline SVG, trusted: matplotlib escapes the names in it. What was not drawn is left out."""
+    from markupsafe import Markup
+
     return {name: Markup(_inline(svg.decode(), name)) for name, svg in drawn.items() if svg is not None}
 
 
