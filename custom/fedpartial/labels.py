@@ -8,7 +8,7 @@ the complement B = C \\ F always contains background (METHODS section 0).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -143,6 +143,20 @@ class LabelSpace:
         for row, organ in enumerate(self.organ_groups, start=1):
             matrix[row, list(organ)] = True
         return matrix
+
+    @cached_property
+    def merged(self) -> LabelSpace:
+        """The same organs without channels for lesions."""
+        return replace(self, merge_lesions=True)
+
+    def merge_channels(self, channels: np.ndarray) -> np.ndarray:
+        """Channels of this space (any shape) -> channels of ``merged``: a lesion becomes its organ."""
+        return np.array([self.merged.index(name) for name in self.channels], dtype=np.uint8)[channels]
+
+    def merge_mask(self, labelled: Sequence[bool] | np.ndarray) -> np.ndarray:
+        """Which classes of ``merged`` a case annotates: the organs it annotates. A lesion alone is no organ."""
+        annotated = set(self.names(labelled))
+        return np.array([name in annotated for name in self.merged.channels])
 
     def table(self, raw_labels: Mapping[int, str], *, where: str) -> LabelTable:
         """The translation from a site's raw label values to channels; validates every name and value."""

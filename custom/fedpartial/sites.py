@@ -1,24 +1,26 @@
 """Site files: the only thing a hospital edits.
 
 ``local/sites/<site>.json`` in the site's own FLARE workspace says what the site annotates and where its
-data lies. A site without such a file whose name the phantom knows uses the phantom.
+data lies. A site without such a file whose name the phantom knows uses the phantom. A pool holds the data of several
+sites in one place, for centralised training: the upper bound that a federation is compared with.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
 from fedpartial.errors import ConfigError, check_keys, unique_keys
-from fedpartial.phantom import PHANTOM_SITES, phantom_dir
+from fedpartial.phantom import PHANTOM_POOLS, PHANTOM_SITES, phantom_dir
 
 ALLOWED = ("labels", "data_root", "datalist", "device", "num_workers", "cache_dir")
 REQUIRED = ("labels", "data_root")
+POOL_ALLOWED = ("pool", "device", "num_workers")
 CACHE_VARIABLE = "FEDPARTIAL_CACHE"
 DEVICE_VARIABLE = "FEDPARTIAL_DEVICE"
 EXAMPLE = '{"labels": {"1": "liver", "2": "liver_tumor"}, "data_root": "/path/to/data", "datalist": "datalist.json"}'
@@ -38,6 +40,23 @@ class SiteConfig:
     num_workers: int = 0
     cache_dir: Path
 
+    @property
+    def members(self) -> tuple[SiteConfig, ...]:
+        """The sites whose cases it holds: itself."""
+        return (self,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SitePool:
+    """Several sites' data in one place; every case keeps the labels of its own site."""
+
+    name: str
+    source: Literal["phantom", "site file"]
+    where: str
+    members: tuple[SiteConfig, ...]
+    device: str = "auto"
+    num_workers: int = 0
+
 
 def default_cache_dir() -> Path:
     """Where phantoms and prepared cases live between runs: $FEDPARTIAL_CACHE, else the user's cache folder."""
@@ -48,8 +67,10 @@ def site_file(config_dir: Path, name: str) -> Path:
     return config_dir / "sites" / f"{name}.json"
 
 
-def read_site(name: str, config_dir: Path) -> SiteConfig:
+def read_site(name: str, config_dir: Path) -> SiteConfig | SitePool:
     """The configuration of site ``name``; ``config_dir`` is the ``local`` folder of its FLARE workspace.
+
+    A file {"pool": ["kidney", "liver"]} names sites whose files lie beside it.
 
     Raises ConfigError for an unreadable file, an unknown key or a wrong value, and for a site that has
     neither a file nor a phantom.
@@ -59,6 +80,10 @@ def read_site(name: str, config_dir: Path) -> SiteConfig:
         return _with_device_from_environment(_parse(name, path))
     if name in PHANTOM_SITES:
         return _with_device_from_environment(phantom_site(name))
+    if name in PHANTOM_POOLS:
+        members = tuple(phantom_site(member) for member in PHANTOM_POOLS[name])
+        pool = SitePool(name=name, source="phantom", where=f"phantom pool {name}", members=members)
+        return _with_device_from_environment(pool)
     raise ConfigError(
         where=str(path),
         field="(file)",
@@ -83,16 +108,18 @@ def phantom_site(name: str) -> SiteConfig:
     )
 
 
-def _with_device_from_environment(site: SiteConfig) -> SiteConfig:
+def _with_device_from_environment(site: SiteConfig | SitePool) -> SiteConfig | SitePool:
     device = os.environ.get(DEVICE_VARIABLE)
-    return site if not device else SiteConfig(**{**site.__dict__, "device": device})
+    return replace(site, device=device) if device else site
 
 
-def _parse(name: str, path: Path) -> SiteConfig:
+def _parse(name: str, path: Path) -> SiteConfig | SitePool:
     try:
         given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise _error(path, "(file)", str(error), "readable JSON", f"Write, for example: {EXAMPLE}") from error
+    if isinstance(given, dict) and "pool" in given:
+        return _parse_pool(name, path, given)
     check_keys(given, ALLOWED, REQUIRED, where=str(path))
     root = _path(path, given, "data_root", base=path.parent)
     if not root.is_dir():
@@ -117,6 +144,29 @@ def _parse(name: str, path: Path) -> SiteConfig:
         num_workers=_num_workers(path, given),
         cache_dir=_path(path, given, "cache_dir", base=path.parent) if "cache_dir" in given else default_cache_dir(),
     )
+
+
+def _parse_pool(name: str, path: Path, given: dict) -> SitePool:
+    check_keys(given, POOL_ALLOWED, ("pool",), where=str(path))
+    names = given["pool"]
+    if not _are_neighbours(names, path) or not names or len(set(names)) < len(names) or name in names:
+        expected = "a list of different sites whose files lie beside this one"
+        raise _error(path, "pool", names, expected, 'For example ["kidney", "liver"] with kidney.json and liver.json.')
+    members = tuple(_parse(member, path.parent / f"{member}.json") for member in sorted(names))
+    if pools := [member.name for member in members if isinstance(member, SitePool)]:
+        raise _error(path, "pool", pools, "sites with data of their own", "Name the sites, not another pool.")
+    return SitePool(
+        name=name,
+        source="site file",
+        where=str(path),
+        members=members,
+        device=_device(path, given.get("device", "auto")),
+        num_workers=_num_workers(path, given),
+    )
+
+
+def _are_neighbours(names: object, path: Path) -> bool:
+    return isinstance(names, list) and all(isinstance(n, str) and (path.parent / f"{n}.json").is_file() for n in names)
 
 
 def _labels(path: Path, given: object) -> dict[int, str]:

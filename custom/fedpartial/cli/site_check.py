@@ -15,7 +15,7 @@ from fedpartial.data.integrity import labelled_mask
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.labels import LabelSpace
-from fedpartial.sites import SiteConfig, read_site, site_file
+from fedpartial.sites import SiteConfig, SitePool, read_site, site_file
 from fedpartial.training.plan import Plan
 
 MAX_SHOWN = 5
@@ -65,7 +65,7 @@ def open_site_folder(given: Path | None, folder: Path) -> SiteFolder:
 
 def check_sites(
     names: Sequence[str], files: SiteFolder, plan: Plan | None, device: str | None
-) -> tuple[list[SiteConfig], list[ConfigError]]:
+) -> tuple[list[SiteConfig | SitePool], list[ConfigError]]:
     """Every site (and the external set, where it has a file) and everything wrong with any of them."""
     space = plan.config.label_space if plan else None
     sites, faults = [], []
@@ -79,11 +79,13 @@ def check_sites(
     return sites, faults
 
 
-def stage_site_files(sites: Sequence[SiteConfig], files: SiteFolder, local: Path) -> None:
+def stage_site_files(sites: Sequence[SiteConfig | SitePool], files: SiteFolder, local: Path) -> None:
     """Copy the site files that are used to ``local``/sites, with absolute paths: there they lie elsewhere."""
-    for site in (site for site in sites if site.source == "site file"):
+    used = {one.name: one for site in sites for one in (*site.members, site) if one.source == "site file"}
+    for site in used.values():
         given = json.loads(site_file(files.config_dir, site.name).read_text(encoding="utf-8"))
-        given["data_root"] = files.as_given(str(site.data_root))
+        if "data_root" in given:
+            given["data_root"] = files.as_given(str(site.data_root))
         if "cache_dir" in given:
             given["cache_dir"] = files.as_given(str(site.cache_dir))
         target = site_file(local, site.name)
@@ -91,15 +93,20 @@ def stage_site_files(sites: Sequence[SiteConfig], files: SiteFolder, local: Path
         target.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
 
 
-def unused_site_files(sites: Sequence[SiteConfig], files: SiteFolder) -> list[str]:
+def unused_site_files(sites: Sequence[SiteConfig | SitePool], files: SiteFolder) -> list[str]:
     """Files that no site of the run reads; one of them may be a misspelt name."""
-    used = {site.name for site in sites}
+    used = {one.name for site in sites for one in (site, *site.members)}
     return sorted(path.name for path in (files.config_dir / "sites").glob("*.json") if path.stem not in used)
 
 
-def _faults(site: SiteConfig, space: LabelSpace | None, device: str | None) -> Iterator[ConfigError]:
+def _faults(site: SiteConfig | SitePool, space: LabelSpace | None, device: str | None) -> Iterator[ConfigError]:
     """Faults of a site whose file could be read; without a label space only those that do not need it."""
     yield from _raised(lambda: _check_device(device or site.device, "--device" if device else site.where))
+    for member in site.members:
+        yield from _member_faults(member, space)
+
+
+def _member_faults(site: SiteConfig, space: LabelSpace | None) -> Iterator[ConfigError]:
     if space is not None:
         yield from _raised(lambda: space.table(site.labels, where=site.where))
     if site.source == "site file":

@@ -14,6 +14,8 @@ from fedpartial.evaluation.metrics import CaseScores, EmptyClass
 SCHEMA_FILE = "report.schema"
 EXTERNAL = "external"
 """Name of the external set where cases are listed by site; no site may be called so."""
+EXTERNAL_ORGANS = "external_organs"
+"""The external set with lesions counted as their organ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +37,14 @@ class RunRecord:
     empty_class_policy: the Dice of a class predicted but not in the reference ("exclude" or "zero").
     device, precision: site -> what it trained on ("cpu", "cuda"), and in ("float32", "amp").
     sites: site -> ``summarise(...)`` of its test cases. external: ``summarise(...)`` of the external set,
-    {} without one.
+    {} without one. external_organs: the same with lesions counted as their organ.
     rounds: one dict per round: round, seconds, bytes_up, bytes_down, val_dice, and sites: site ->
     {loss, val_dice, seconds, bytes_up, bytes_down}. bytes_up is from the site to the server.
     exchange: facts on what was exchanged in the whole run, by name.
     phases: consecutive phases -> wall-clock seconds; their sum is the duration of the run.
     cross_site: model name -> site -> class -> mean Dice (None where undefined).
     selected_model: {name, round, val_dice}, None when the method selects none.
-    cases: site or "external" -> scores per case; the report numbers them and never names files.
+    cases: site, "external" or "external_organs" -> scores per case; the report numbers them and never names files.
     notes: sentences for the reader. overlays: pictures for report.html only.
     """
 
@@ -56,6 +58,7 @@ class RunRecord:
     precision: Mapping[str, str]
     sites: Mapping[str, Mapping[str, Mapping]]
     external: Mapping[str, Mapping]
+    external_organs: Mapping[str, Mapping] = field(default_factory=dict)
     rounds: Sequence[Mapping]
     exchange: Mapping[str, object] = field(default_factory=dict)
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -87,8 +90,9 @@ def validate_report(report: Mapping) -> None:
     found = Draft202012Validator(load_schema()).iter_errors(report)
     faults = [f"{_pointer(error.absolute_path)}: {error.message}" for error in found]
     faults += [f"{_pointer(path)}: not a finite number" for path in _non_finite(report)]
-    if EXTERNAL in report.get("sites", ()):
-        faults.append(f"/sites/{EXTERNAL}: this name is kept for the external set; rename the site")
+    for name in (EXTERNAL, EXTERNAL_ORGANS):
+        if name in report.get("sites", ()):
+            faults.append(f"/sites/{name}: this name is kept for the external set; rename the site")
     if faults:
         raise ValueError("report.json breaks its contract:\n" + "\n".join(f"  - {fault}" for fault in faults))
 

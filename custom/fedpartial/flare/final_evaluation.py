@@ -22,19 +22,23 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedpartial.flare.learner import MODELS
+from fedpartial.flare.learner import MODELS, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
+from fedpartial.training.reported import LOCAL
 
 PORTION_BYTES = 256 * 1024**2
 
 
 class FinalEvaluation(Controller):
     """Evaluates the final, the best and (cross_site) every local model, then writes the report.
+
+    Where nothing is aggregated (NoAggregation) there are only local models, and every class is reported from the model
+    of a site that annotates it; such a job needs cross_site.
 
     Args:
         cross_site: also score every site's last local model at all sites.
@@ -85,17 +89,26 @@ class FinalEvaluation(Controller):
         self.recorder.progress.write("phase", name="final evaluation")
         self.report = FinalReport(plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx))
         root = Path(job_root(fl_ctx))
-        models = {"final": read_own(load_model, root / GLOBAL_MODEL)[0]}
-        if (root / BEST_MODEL).exists():
-            models["best"] = read_own(load_model, root / BEST_MODEL)[0]
-        models |= {f"local {site}": weights for site, weights in sorted(self._local_models.items())}
+        standalone = self.persistor.standalone(fl_ctx)
+        models = {} if standalone else self._global_models(root)
+        validated = ["final"] if models else []  # the best of the earlier rounds was validated when it was one
+        models |= {f"{LOCAL}{site}": weights for site, weights in sorted(self._local_models.items())}
         for portion in portions(models, PORTION_BYTES):
             if abort_signal.triggered:
                 return
-            self._evaluate(portion, abort_signal, fl_ctx)
+            self._evaluate(portion, validated or list(models), abort_signal, fl_ctx)
         if abort_signal.triggered:
             return
-        self._finish(root, models, abort_signal, fl_ctx)
+        if standalone:
+            self._finish_standalone(root, models, abort_signal, fl_ctx)
+        else:
+            self._finish(root, models, abort_signal, fl_ctx)
+
+    def _global_models(self, root: Path) -> dict[str, dict]:
+        models = {"final": read_own(load_model, root / GLOBAL_MODEL)[0]}
+        if (root / BEST_MODEL).exists():
+            models["best"] = read_own(load_model, root / BEST_MODEL)[0]
+        return models
 
     def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.plan.attach(data)
@@ -109,9 +122,9 @@ class FinalEvaluation(Controller):
     def _is_gone(self, site: str) -> bool:
         return site in self.recorder.gone or bool(self.get_client_disconnect_time(site))
 
-    def _evaluate(self, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
+    def _evaluate(self, models: dict[str, dict], validated: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()
-        data[MODELS] = models
+        data[MODELS], data[VALIDATED] = models, validated
         self._run_task(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
@@ -134,14 +147,29 @@ class FinalEvaluation(Controller):
 
     def _finish(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         """Select, score the external set, write the report beside the models, show table and path."""
-        for site in self.recorder.gone - self.scored:
-            self.report.failures.setdefault(site, self.recorder.failures.get(site, GONE))
+        self._note_gone()
         selected = self.report.select(models)
         if selected == "final":
             history = self.recorder.history
             self.persistor.write(BEST_MODEL, models["final"], history.num_rounds, self.report.selected_dice, fl_ctx)
+        self._write_report(root, {selected: models[selected]}, abort_signal, fl_ctx)
+
+    def _finish_standalone(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Keep every site's model under its site's name, and report each class from its site's model."""
+        self._note_gone()
+        self.report.select_local()
+        for name, weights in models.items():
+            file = f"{name.replace(' ', '_')}.safetensors"
+            self.persistor.write(file, weights, self.recorder.history.num_rounds, None, fl_ctx)
+        self._write_report(root, models, abort_signal, fl_ctx)
+
+    def _note_gone(self) -> None:
+        for site in self.recorder.gone - self.scored:
+            self.report.failures.setdefault(site, self.recorder.failures.get(site, GONE))
+
+    def _write_report(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="external set")
-        paths, table = self.report.write(root, models[selected], lambda: abort_signal.triggered)
+        paths, table = self.report.write(root, models, lambda: abort_signal.triggered)
         self.log_info(fl_ctx, f"results\n{table}")
         self.log_info(fl_ctx, f"report: {paths.html}")
         self.recorder.progress.write("report", path=str(paths.html))

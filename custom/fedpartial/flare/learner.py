@@ -24,19 +24,21 @@ from fedpartial.flare.code_check import check_task_code
 from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
-from fedpartial.methods.base import Method
+from fedpartial.methods.base import Method, check_choice
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.sites import read_site
 from fedpartial.training.checkpoint import adopt_states, read_tensors, write_tensors
 from fedpartial.training.evaluator import mean_dice
-from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
+from fedpartial.training.local_trainer import StartFrom, TrainingDiverged, TrainingStopped
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import VALIDATION
+from fedpartial.training.reported import GLOBAL_MODELS, LOCAL, VALIDATION
 from fedpartial.training.site_session import SiteSession
 
 STATE = "state"
 LOCAL_MODEL = "local_model.safetensors"
 MODELS = "fedpartial_models"
+VALIDATED = "fedpartial_validated"
+"""Names of the models in a task whose validation Dice is asked for; a site never validates another's local model."""
 EXPECTED_ERRORS = (ConfigError, DataFaults, NoSpaceLeft, StateMismatch, TrainingDiverged)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -46,11 +48,13 @@ class SiteLearner(Learner):
 
     Args:
         method: the objective, for example {"path": "fedpartial.methods.condistfl.ConDistFL", "args": {...}}.
+        start_from: "global", or "local" for sites that never take over the global model (standalone training).
     """
 
-    def __init__(self, method: Method):
+    def __init__(self, method: Method, start_from: StartFrom = "global"):
         super().__init__()
-        self.method = method
+        check_choice("start_from", start_from, StartFrom, place="args")
+        self.method, self.start_from = method, start_from
         self._session: SiteSession | None = None
         self._validation = validation_numbers({})
         self._round = 0
@@ -112,7 +116,12 @@ class SiteLearner(Learner):
             site = read_site(self.site, self.config_dir)
             state_dir = self._state_dir(plan, fl_ctx)
             self._session = SiteSession(
-                site=site, plan=plan, method=self.method, state_dir=state_dir, on_step=self._say_step
+                site=site,
+                plan=plan,
+                method=self.method,
+                state_dir=state_dir,
+                start_from=self.start_from,
+                on_step=self._say_step,
             )
             precision = self._session.precision
             self.log_info(fl_ctx, f"{self.site}: {site.source} data, {precision.device}, {precision.name}")
@@ -129,17 +138,19 @@ class SiteLearner(Learner):
     def _say_step(self, step: int, loss: float) -> None:
         if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
-            plan = self._session.plan
-            place = f"round {self._round + 1}/{plan.num_rounds} step {step}/{plan.local_steps}"
+            schedule = self._session.trainer.schedule
+            place = f"round {self._round + 1}/{schedule.num_rounds} step {step}/{schedule.local_steps}"
             self.logger.info(f"{self.site}: {place} loss {loss:.3f}")
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Quick Dice of the incoming global model; the initial weights of a run are not worth the time."""
+        """Quick Dice of the model that the round starts from; the initial weights of a run are not worth the time."""
         session = self._open(task, fl_ctx)
         self._validation = validation_numbers({})
-        if task.get_header(AppConstants.CURRENT_ROUND) == 0:
+        number = task.get_header(AppConstants.CURRENT_ROUND)
+        if number == 0:
             return make_reply(ReturnCode.EMPTY_RESULT)
-        scores = session.validation_scores(weights_of_task(task), lambda: abort_signal.triggered)
+        weights = session.starting_weights(weights_of_task(task), number)
+        scores = session.validation_scores(weights, lambda: abort_signal.triggered)
         _stop_if(abort_signal)
         self._validation = validation_numbers(scores)
         dice = self._validation["val_dice"]
@@ -177,7 +188,7 @@ class SiteLearner(Learner):
         result: dict[str, dict] = {name: {} for name in (*VALIDATION.values(), "testing")}
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
-            if not name.startswith("local "):
+            if name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}"):
                 numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
                 for field, by_model in VALIDATION.items():
                     result[by_model][name] = numbers[field]

@@ -16,6 +16,7 @@ from nvflare.app_common.utils.file_utils import resolve_path_under_root
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
+from fedpartial.flare.standalone import NoAggregation
 from fedpartial.flare.weights import to_arrays
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.dynunet import build_network
@@ -76,7 +77,8 @@ class GlobalModelFile(ModelPersistor):
         if state := self.resumed(fl_ctx):
             check_fits(Path(RUN_STATE), state.weights, weights)
             weights = state.weights
-            self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
+            if not self.standalone(fl_ctx):
+                self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
             start, _ = read_own(load_model, self._start_file(fl_ctx))
@@ -98,7 +100,13 @@ class GlobalModelFile(ModelPersistor):
                 remedy="Put the model into the job's app folder.",
             ) from None
 
+    def standalone(self, fl_ctx: FLContext) -> bool:
+        """Whether the sites keep their own models: then there is no global model to write."""
+        return isinstance(fl_ctx.get_engine().get_component(self.generator_id), NoAggregation)
+
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
+        if self.standalone(fl_ctx):
+            return
         rounds = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         self.write(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], rounds, None, fl_ctx)
 

@@ -25,18 +25,27 @@ class LossTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundContext:
-    """What the server says about this round, and the organ groups (bool (G, C)) of the label space."""
+    """What the server says about this round, and what a loss may look at besides the batch.
+
+    groups: bool (G, C), the organ groups of the label space. parameters: the live parameters of the network in
+    training; reference: the same of the global model, frozen, for a method that needs_reference, else empty.
+    """
 
     round_number: int
     num_rounds: int
     groups: Tensor
+    parameters: Sequence[Tensor] = ()
+    reference: Sequence[Tensor] = ()
 
 
 class Method(Protocol):
     """The objective of a method; built by FLARE from ``args.method`` of the job's JSON."""
 
     def needs_teacher(self, context: RoundContext) -> bool:
-        """Whether this round's loss looks at the frozen global model."""
+        """Whether this round's loss looks at the predictions of the frozen global model."""
+
+    def needs_reference(self) -> bool:
+        """Whether the loss looks at the parameters of the global model."""
 
     def loss(
         self,
@@ -64,12 +73,12 @@ def linear_ramp(start: float, end: float, round_number: int, num_rounds: int) ->
     return start + (end - start) * round_number / (num_rounds - 1)
 
 
-def check_choice(field: str, value: object, choices: object) -> None:
+def check_choice(field: str, value: object, choices: object, *, place: str = "args.method") -> None:
     """Raise ConfigError unless ``value`` is one of a Literal's values; JSON has no types to do it."""
     if value not in get_args(choices):
         raise ConfigError(
             where="job",
-            field=f"args.method.{field}",
+            field=f"{place}.{field}",
             got=value,
             expected=f"one of {', '.join(get_args(choices))}",
             remedy="Correct it in config_fed_client.json.",

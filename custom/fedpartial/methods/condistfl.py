@@ -47,6 +47,9 @@ class ConDistFL:
     def needs_teacher(self, context: RoundContext) -> bool:
         return self.weight(context) != 0
 
+    def needs_reference(self) -> bool:
+        return False
+
     def loss(
         self,
         outputs: Sequence[Tensor],

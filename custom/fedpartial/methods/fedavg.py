@@ -8,29 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fedpartial.losses.deep_supervision import deep_supervision_weights
-from fedpartial.losses.marginal import AbsentClass, CrossEntropyOn, marginal_dice_ce
+from fedpartial.losses.marginal import AbsentClass, CrossEntropyOn, marginal_dice_ce, merged_target
 from fedpartial.methods.base import LossTerms, RoundContext, check_choice
+
+Unlabelled = Literal["merged", "background"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
-    """Marginal Dice + CE on every head."""
+    """Dice + CE on every head.
+
+    unlabelled: "merged" is the marginal loss. "background" is FedAvg* of the paper: the standard loss over all
+    channels, which takes every voxel without a label for true background, whatever organ it shows.
+    """
 
     dice_weight: float = 1.0
     ce_weight: float = 1.0
     absent_class: AbsentClass = "constant"
     squared: bool = False
     ce_on: CrossEntropyOn = "merged_prob"
+    unlabelled: Unlabelled = "merged"
 
     def __post_init__(self) -> None:
+        check_choice("unlabelled", self.unlabelled, Unlabelled)
         check_choice("absent_class", self.absent_class, AbsentClass)
         check_choice("ce_on", self.ce_on, CrossEntropyOn)
 
     def needs_teacher(self, context: RoundContext) -> bool:
+        return False
+
+    def needs_reference(self) -> bool:
         return False
 
     def loss(
@@ -41,6 +54,8 @@ class FedAvg:
         labelled: Tensor,
         context: RoundContext,
     ) -> LossTerms:
+        if self.unlabelled == "background":
+            labels, labelled = _taken_for_background(labels, labelled)
         dice, ce = 0.0, 0.0
         for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
             terms = marginal_dice_ce(
@@ -48,3 +63,11 @@ class FedAvg:
             )
             dice, ce = dice + weight * terms.dice, ce + weight * terms.ce
         return LossTerms(total=self.dice_weight * dice + self.ce_weight * ce, parts={"dice": dice, "ce": ce})
+
+
+def _taken_for_background(labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels without what a case does not annotate, and a mask that calls every foreground class annotated."""
+    target = merged_target(labels, labelled).view(labels.shape)
+    everything = torch.ones_like(labelled)
+    everything[:, 0] = False
+    return target, everything

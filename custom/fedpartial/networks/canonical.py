@@ -17,10 +17,21 @@ class StateMismatch(ValueError):
     """A state does not fit a network: names, shapes, kinds of number or values differ."""
 
 
+STATISTICS = ("running_mean", "running_var")
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a running statistic of a BatchNorm: averaged, but no parameter that an optimiser may move."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
 def canonical_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The live parameters and persistent buffers, each once, in state_dict order."""
+    """The live parameters and persistent buffers, each once, in state_dict order.
+
+    Integers (BatchNorm's num_batches_tracked) stay at the site: they count its own batches, and no mean of them exists.
+    """
     unique = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: unique[name] for name in module.state_dict() if name in unique}
+    return {name: unique[name] for name in module.state_dict() if name in unique and unique[name].is_floating_point()}
 
 
 def canonical_state(module: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,16 @@ and turns tissue into HU, ``case`` puts one case together and ``writer`` keeps t
 """
 
 from fedpartial.phantom.case import PhantomCase, make_case
-from fedpartial.phantom.profiles import PHANTOM_SITES, PhantomSite
+from fedpartial.phantom.profiles import PHANTOM_POOLS, PHANTOM_SITES, PhantomSite
 from fedpartial.phantom.writer import VERSION, ensure_phantom, phantom_dir
 
-__all__ = ["PHANTOM_SITES", "VERSION", "PhantomCase", "PhantomSite", "ensure_phantom", "make_case", "phantom_dir"]
+__all__ = [
+    "PHANTOM_POOLS",
+    "PHANTOM_SITES",
+    "VERSION",
+    "PhantomCase",
+    "PhantomSite",
+    "ensure_phantom",
+    "make_case",
+    "phantom_dir",
+]

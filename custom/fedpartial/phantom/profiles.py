@@ -71,3 +71,6 @@ PHANTOM_SITES: dict[str, PhantomSite] = {
     ),
 }
 """The four partially labelled sites of ConDistFL and a fully labelled external set that only tests."""
+
+PHANTOM_POOLS = {"central": ("kidney", "liver", "pancreas", "spleen")}
+"""Sites whose data lies in one place, for centralised training."""

@@ -1,7 +1,8 @@
 """FedOpt: the mean update as a pseudo-gradient of a server optimiser (Reddi et al. 2020; METHODS 1.4).
 
 v <- momentum v + delta ; w <- w + eta_r v, with eta_r a cosine from lr to final_lr over the rounds.
-It acts on every tensor of the canonical state. FLARE's PTFedOptModelShareableGenerator updates only the
+It acts on every parameter of the canonical state; running statistics of BatchNorm take their plain mean, since momentum
+could make a variance negative. FLARE's PTFedOptModelShareableGenerator updates only the
 names of named_parameters() and restarts from its own initial weights, hence this one.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedpartial.errors import ConfigError
+from fedpartial.networks.canonical import is_statistic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,11 @@ class ServerSGD:
         round_number: int,
         num_rounds: int,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """New velocity and the change of the global model, both by tensor name; the first velocity is {}."""
+        """New velocity (of parameters) and the change of the global model, by tensor name; the first velocity is {}."""
         rate = np.float32(self.learning_rate(round_number, num_rounds))
         new = {
             name: np.float32(self.momentum) * velocity[name] + delta if name in velocity and self.momentum else delta
             for name, delta in update.items()
+            if not is_statistic(name)
         }
-        return new, {name: rate * value for name, value in new.items()}
+        return new, {name: rate * new[name] if name in new else delta for name, delta in update.items()}

@@ -8,22 +8,19 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fedpartial.evaluation.metrics import CaseScores
-from fedpartial.evaluation.overlays import case_mean, overlay_picture, pick_cases
-from fedpartial.evaluation.report import Overlay, ReportPaths, RunRecord, write_report
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
+from fedpartial.server.external_set import ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
-from fedpartial.sites import SiteConfig, phantom_site, read_site, site_file
 from fedpartial.training.plan import Plan
-from fedpartial.training.site_session import SiteSession
-
-EXTERNAL = "external"
+from fedpartial.training.reported import LOCAL
 
 
 class FinalReport:
@@ -35,7 +32,8 @@ class FinalReport:
         self.validation: dict[str, dict[str, dict[str, float]]] = {}
         self.testing: dict[str, dict[str, dict[str, dict]]] = {}
         self.cases: dict[str, dict[str, list[CaseScores]]] = {}
-        self.selected, self.selected_dice, self.selected_round = "final", None, plan.num_rounds
+        self.selected: str | None = "final"
+        self.selected_dice, self.selected_round = None, plan.num_rounds
         self._started = time.monotonic()
         self._phases: dict[str, float] = {}
 
@@ -70,65 +68,45 @@ class FinalReport:
             self.selected_dice = self.history.best_dice
         return self.selected
 
+    def select_local(self) -> None:
+        """Standalone training: no model is better than another, every site has its own."""
+        self._phases["evaluation at the sites"] = time.monotonic() - self._started
+        by_model = self.validation
+        own = {s: by_model[f"{LOCAL}{s}"][s] for s in self.history.facts if s in by_model.get(f"{LOCAL}{s}", {})}
+        self.history.set_score(self.history.rounds[-1], own)
+        self.selected = None
+
     def write(
-        self, folder: Path, weights: Mapping[str, np.ndarray], stop: Callable[[], bool]
+        self, folder: Path, models: Mapping[str, Mapping[str, np.ndarray]], stop: Callable[[], bool]
     ) -> tuple[ReportPaths, str]:
-        """Score the external set with the selected model and write report.json, .html and CSV files."""
+        """Score the external set with the selected model, or with every site's own, and write the report's files."""
         started = time.monotonic()
-        external, overlays = self._score_external(weights, stop)
+        phantom = any(facts["source"] == "phantom" for facts in self.history.facts.values())
+        site = external_site(self.config_dir, phantom=phantom)
+        external = ExternalScores(cases=[], organs=[], overlays=[])
+        if site is not None:
+            external = ExternalSet(site, self.plan).score(models, self._owners(models), folder, stop)
         self._phases["external set"] = time.monotonic() - started
-        record = self._record(weights, external, overlays)
+        record = self._record(models, external)
         paths = write_report(record, folder, space=self.plan.config.label_space)
         return paths, render(console_table(record))
 
-    def _external_site(self) -> SiteConfig | None:
-        """The server's own test set: its site file, or the phantom's when a site used the phantom."""
-        if site_file(self.config_dir, EXTERNAL).exists():
-            return read_site(EXTERNAL, self.config_dir)
-        if any(facts["source"] == "phantom" for facts in self.history.facts.values()):
-            return phantom_site(EXTERNAL)
-        return None
+    def _owners(self, models: Mapping[str, object]) -> dict[str, str]:
+        """Class -> the model that answers for it. Of several sites with a class, the one with most training cases."""
+        if self.selected is not None:
+            return dict.fromkeys(self.plan.config.label_space.classes, self.selected)
+        facts = self.history.facts
+        by_size, own = sorted(facts, key=lambda site: (facts[site]["num_training"], site)), self._own_scores()
+        return {name: f"{LOCAL}{s}" for s in by_size if f"{LOCAL}{s}" in models for name in own.get(s, {})}
 
-    def _score_external(
-        self, weights: Mapping[str, np.ndarray], stop: Callable[[], bool]
-    ) -> tuple[list[CaseScores], list[Overlay]]:
-        site = self._external_site()
-        if site is None:
-            return [], []
-        session = SiteSession(site=site, plan=self.plan, method=None, state_dir=Path())
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
-        scores, predictions = [], []
-        for case in session.scored_cases:
-            if stop():
-                break
-            predictions.append(session.predict(tensors, case))
-            scores.append(session.score_prediction(case, predictions[-1]))
-        return scores, [
-            self._overlay(session, which, index, scores[index], predictions[index])
-            for which, index in pick_cases(scores).items()
-        ]
+    def _own_scores(self) -> dict[str, dict]:
+        """Every site's scores of the model that this run gives it."""
+        if self.selected is not None:
+            return self.testing.get(self.selected, {})
+        return {s: by_site[s] for s in self.history.facts if s in (by_site := self.testing.get(f"{LOCAL}{s}", {}))}
 
-    def _overlay(
-        self, session: SiteSession, which: str, index: int, scores: CaseScores, prediction: np.ndarray
-    ) -> Overlay:
-        case, dice = session.scored_cases[index], case_mean(scores)
-        title = f"{which} external case (case {index + 1}, mean Dice {dice:.2f})"
-        png = overlay_picture(
-            session.image(case),
-            session.reference(case),
-            prediction,
-            affine=case.original_affine,
-            space=session.preset.label_space,
-            title=title,
-        )
-        return Overlay(title=title, site=EXTERNAL, dice=dice, png=png)
-
-    def _record(
-        self, weights: Mapping[str, np.ndarray], external: list[CaseScores], overlays: list[Overlay]
-    ) -> RunRecord:
+    def _record(self, models: Mapping[str, Mapping[str, np.ndarray]], external: ExternalScores) -> RunRecord:
         space, plan = self.plan.config.label_space, self.plan
-        tested = self.testing.get(self.selected, {})
-        cases = self.cases.get(self.selected, {})
         facts = dict(sorted(self.history.facts.items()))
         return RunRecord(
             job=plan.job,
@@ -139,21 +117,29 @@ class FinalReport:
             empty_class_policy="exclude",
             device={site: f["device"] for site, f in facts.items()},
             precision={site: f["precision"] for site, f in facts.items()},
-            sites=dict(sorted(tested.items())),
-            external=summarise(external, space),
+            sites=dict(sorted(self._own_scores().items())),
+            external=summarise(external.cases, space),
+            external_organs=summarise(external.organs or external.cases, space.merged),
             rounds=self.history.report_rounds(),
-            exchange=self._exchange(weights),
+            exchange=self._exchange(next(iter(models.values()), {})),
             phases=self._all_phases(),
             cross_site=self._cross_site(),
-            selected_model={
-                "name": self.selected,
-                "round": self.selected_round,
-                "val_dice": self.selected_dice,
-            },
-            cases={**dict(sorted(cases.items())), **({EXTERNAL: external} if external else {})},
-            notes=self._notes(external),
-            overlays=overlays,
+            selected_model=self.selected
+            and {"name": self.selected, "round": self.selected_round, "val_dice": self.selected_dice},
+            cases={**dict(sorted(self._own_cases().items())), **self._external_cases(external)},
+            notes=self._notes(external.cases),
+            overlays=external.overlays,
         )
+
+    def _own_cases(self) -> dict[str, list[CaseScores]]:
+        if self.selected is not None:
+            return self.cases.get(self.selected, {})
+        return {s: by_site[s] for s in self.history.facts if s in (by_site := self.cases.get(f"{LOCAL}{s}", {}))}
+
+    def _external_cases(self, external: ExternalScores) -> dict[str, list[CaseScores]]:
+        if not external.cases:
+            return {}
+        return {EXTERNAL: external.cases, EXTERNAL_ORGANS: external.organs or external.cases}
 
     def _exchange(self, weights: Mapping[str, np.ndarray]) -> dict:
         return {
@@ -184,6 +170,10 @@ class FinalReport:
 
     def _notes(self, external: list[CaseScores]) -> list[str]:
         notes = [f"{site} gave no scores: {reason}" for site, reason in sorted(self.failures.items())]
+        if self.selected is None:
+            notes.append(
+                "There is no global model: each class is scored with the local model of a site that labels it."
+            )
         if not external:
             notes.append("No external set: write local/sites/external.json at the server to score one.")
         return notes

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from fedpartial.training.checkpoint import SiteState, load_state_before, save_st
 from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision
 
+StartFrom = Literal["global", "local"]
+WEIGHTS = "network/"
+"""Prefix of the network's own tensors in the state of a site that starts from them."""
 FRESH = -1
 """The optimizer_round of a site that starts without an earlier round's state."""
 
@@ -60,6 +64,10 @@ class Schedule:
     def total_steps(self) -> int:
         return self.num_rounds * self.local_steps
 
+    def pooled(self, sites: int) -> Schedule:
+        """For the data of several sites in one place: as many steps as these sites take together."""
+        return replace(self, local_steps=self.local_steps * sites)
+
     def learning_rate(self, optimizer: OptimizerConfig, step: int) -> float:
         """Cosine from lr to min_lr over all local steps of the run (METHODS 1.4)."""
         cosine = 0.5 * (1 + math.cos(math.pi * min(step, self.total_steps) / self.total_steps))
@@ -81,9 +89,11 @@ class LocalTrainer:
         precision: Precision,
         state_dir: Path,
         num_workers: int = 0,
+        start_from: StartFrom = "global",
         on_step: Callable[[int, float], None] | None = None,
     ):
         self.preset, self.method, self.schedule, self.precision = preset, method, schedule, precision
+        self.start_from = start_from
         self.state_dir, self.num_workers, self.on_step = state_dir, num_workers, on_step
         self.sampler = PatchSampler(cases, preset, seed=seed, site=site)
         self.network = self._build(seed)
@@ -99,12 +109,15 @@ class LocalTrainer:
     def run_round(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """Train ``local_steps`` steps from ``weights`` and return the update.
 
+        With ``start_from`` "local" later rounds start from the site's own weights; the update is still the
+        difference to ``weights``.
+
         Raises StateMismatch for weights that do not fit, ConfigError for the state of another run, TrainingStopped
         within one step of ``stop()``, TrainingDiverged when the loss or a weight is not finite.
         """
         started = time.monotonic()
-        load_canonical(self.network, weights)
-        context = RoundContext(round_number=round_number, num_rounds=self.schedule.num_rounds, groups=self.groups)
+        load_canonical(self.network, self.starting_weights(weights, round_number))
+        context = self._context(round_number)
         teacher = self._load_teacher(weights) if self.method.needs_teacher(context) else None
         optimizer, scaler, optimizer_round = self._restore_optimizer(round_number)
         sums = self._steps(context, teacher, optimizer, scaler, stop)
@@ -114,6 +127,25 @@ class LocalTrainer:
         metrics["seconds"] = time.monotonic() - started
         metrics["optimizer_round"] = optimizer_round
         return RoundResult(update=update, num_steps=self.schedule.local_steps, metrics=metrics)
+
+    def starting_weights(self, weights: Mapping[str, Tensor], round_number: int) -> Mapping[str, Tensor]:
+        """What a round trains from: the global model, or the site's own as the round before left it."""
+        state = load_state_before(self.state_dir, round_number) if self.start_from == "local" else None
+        if state is None:
+            return weights
+        own = {n.removeprefix(WEIGHTS): t for n, t in state.tensors.items() if n.startswith(WEIGHTS)}
+        return own or weights
+
+    def _context(self, round_number: int) -> RoundContext:
+        parameters = tuple(self.network.parameters())
+        needed = parameters if self.method.needs_reference() else ()
+        return RoundContext(
+            round_number=round_number,
+            num_rounds=self.schedule.num_rounds,
+            groups=self.groups,
+            parameters=parameters,
+            reference=tuple(p.detach().clone() for p in needed),
+        )
 
     def _load_teacher(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """The global model of this round, frozen."""
@@ -185,14 +217,17 @@ class LocalTrainer:
                 expected=f"the optimiser of {self._run}",
                 remedy="Continue that run, or start this one anew.",
             )
-        optimizer.load(state.tensors)
+        optimizer.load({n: t for n, t in state.tensors.items() if not n.startswith(WEIGHTS)})
         if self.precision.needs_scaler and state.values["scaler"]:
             scaler.load_state_dict(state.values["scaler"])
         return optimizer, scaler, state.values["round"]
 
     def _save(self, round_number: int, optimizer: NesterovSGD, scaler: torch.amp.GradScaler) -> None:
         values = {"round": round_number, "scaler": scaler.state_dict(), "run": self._run}
-        save_state(self.state_dir, round_number, SiteState(tensors=optimizer.state(), values=values))
+        tensors = optimizer.state()
+        if self.start_from == "local":
+            tensors |= {f"{WEIGHTS}{name}": tensor for name, tensor in self.local_weights().items()}
+        save_state(self.state_dir, round_number, SiteState(tensors=tensors, values=values))
 
     def local_weights(self) -> dict[str, Tensor]:
         """The local model as it stands after the latest round."""

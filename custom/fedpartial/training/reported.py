@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 FACT_NUMBERS = ("setup_seconds", "num_training")
-LOSS_PARTS = ("dice", "ce", "condist")
+LOSS_PARTS = ("dice", "ce", "condist", "proximal")
 NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
 COUNTS = ("bytes_down", "num_training")
@@ -20,7 +20,10 @@ WORDS = {
     "precision": ("float32", "bfloat16", "float16"),
     "source": ("phantom", "site file"),
 }
-MODEL_NAME = re.compile(r"final|best|local [A-Za-z0-9_@.-]{1,64}")
+GLOBAL_MODELS = ("final", "best")
+LOCAL = "local "
+"""Before the site's name in the name of its local model."""
+MODEL_NAME = re.compile(rf"{'|'.join(GLOBAL_MODELS)}|{LOCAL}[A-Za-z0-9_@.-]{{1,64}}")
 LARGEST = 2**53
 """Beyond it a whole number is no number but a message."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +19,14 @@ from fedpartial.data.preprocess import load_image, load_label
 from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import needs_space
+from fedpartial.labels import LabelTable
 from fedpartial.methods.base import Method
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.dynunet import build_network
 from fedpartial.phantom import ensure_phantom
-from fedpartial.sites import SiteConfig
+from fedpartial.sites import SiteConfig, SitePool
 from fedpartial.training.evaluator import predict_on_original_grid, quick_scores
-from fedpartial.training.local_trainer import LocalTrainer, RoundResult
+from fedpartial.training.local_trainer import LocalTrainer, RoundResult, StartFrom
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
 
@@ -42,10 +43,11 @@ class SiteSession:
     def __init__(
         self,
         *,
-        site: SiteConfig,
+        site: SiteConfig | SitePool,
         plan: Plan,
         method: Method | None,
         state_dir: Path,
+        start_from: StartFrom = "global",
         on_step: Callable[[int, float], None] | None = None,
     ):
         started = time.monotonic()
@@ -53,15 +55,25 @@ class SiteSession:
         if self.preset.cpu_threads:
             torch.set_num_threads(self.preset.cpu_threads)
         self.precision = select_precision(site.device, where=site.where)
-        self.table = self.preset.label_space.table(site.labels, where=site.where)
-        if site.source == "phantom":
-            with needs_space("the phantom", site.data_root):
-                ensure_phantom(site.data_root.parent, site.name, progress=self._progress("phantom case"))
-        self.cases = prepare_cases(site, self.preset, splits=SPLITS, progress=self._progress("prepared case")).cases
+        self.cases: dict[str, list[StoredCase]] = {split: [] for split in SPLITS}
+        self._tables: dict[Path | None, LabelTable] = {}
+        for member in site.members:
+            self._open(member)
         self.setup_seconds = time.monotonic() - started
-        self._method, self._state_dir, self._on_step = method, state_dir, on_step
+        self._method, self._state_dir, self._on_step, self._start_from = method, state_dir, on_step, start_from
         self._trainer: LocalTrainer | None = None
         self._network: nn.Module | None = None
+
+    def _open(self, member: SiteConfig) -> None:
+        """Prepare the cases of one site, which keep their site's label values."""
+        table = self.preset.label_space.table(member.labels, where=member.where)
+        if member.source == "phantom":
+            with needs_space("the phantom", member.data_root):
+                ensure_phantom(member.data_root.parent, member.name, progress=self._progress("phantom case"))
+        prepared = prepare_cases(member, self.preset, splits=SPLITS, progress=self._progress("prepared case"))
+        for split, cases in prepared.cases.items():
+            self.cases[split] += cases
+            self._tables |= {case.label_path: table for case in cases}
 
     def split(self, name: str) -> list[StoredCase]:
         """The cases of one split that have labels."""
@@ -92,10 +104,11 @@ class SiteSession:
                 cases=self.split("training"),
                 site=self.site.name,
                 seed=self.plan.seed,
-                schedule=self.plan.schedule,
+                schedule=self.plan.schedule.pooled(len(self.site.members)),
                 precision=self.precision,
                 state_dir=self._state_dir,
                 num_workers=self.site.num_workers,
+                start_from=self._start_from,
                 on_step=self._on_step,
             )
         return self._trainer
@@ -103,6 +116,10 @@ class SiteSession:
     def train(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """One round of local steps (LocalTrainer.run_round)."""
         return self.trainer.run_round(weights, round_number, stop)
+
+    def starting_weights(self, weights: Mapping[str, Tensor], round_number: int) -> Mapping[str, Tensor]:
+        """What the site trains from in this round (LocalTrainer.starting_weights)."""
+        return self.trainer.starting_weights(weights, round_number)
 
     def validation_scores(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
@@ -130,22 +147,29 @@ class SiteSession:
     def _predict(self, network: nn.Module, case: StoredCase) -> np.ndarray:
         return predict_on_original_grid(network, case, self.preset, self.precision)
 
-    def score_prediction(self, case: StoredCase, prediction: np.ndarray) -> CaseScores:
-        """Scores of one predicted case against its label file."""
+    def score_prediction(
+        self, case: StoredCase, prediction: np.ndarray, *, organs: bool = False, classes: Collection[str] | None = None
+    ) -> CaseScores:
+        """Scores of one predicted case against its label file.
+
+        organs: count lesions as their organ, in prediction and reference (ConDistFL's evaluation on AMOS).
+        classes: score these only; by default all that the case annotates.
+        """
         # SciPy costs half a second, and a simulated train task is a new process that does not score.
         from fedpartial.evaluation.metrics import score_case
 
-        return score_case(
-            prediction,
-            self.reference(case),
-            spacing_mm=np.linalg.norm(case.original_affine[:3, :3], axis=0),
-            space=self.preset.label_space,
-            labelled=case.labelled,
-        )
+        space, reference, labelled = self.preset.label_space, self.reference(case), case.labelled
+        if classes is not None:
+            labelled = labelled & np.array([name in classes for name in space.channels])
+        if organs:
+            prediction, reference = space.merge_channels(prediction), space.merge_channels(reference)
+            space, labelled = space.merged, space.merge_mask(labelled)
+        spacing_mm = np.linalg.norm(case.original_affine[:3, :3], axis=0)
+        return score_case(prediction, reference, spacing_mm=spacing_mm, space=space, labelled=labelled)
 
     def reference(self, case: StoredCase) -> np.ndarray:
         """The label file of a case as channels (uint8), on its own grid."""
-        return self.table.apply(load_label(case.label_path).array)
+        return self._tables[case.label_path].apply(load_label(case.label_path).array)
 
     def image(self, case: StoredCase) -> np.ndarray:
         """The image file of a case in HU, on its own grid."""
