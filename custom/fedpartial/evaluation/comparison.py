@@ -1,0 +1,61 @@
+"""Compare methods by the reports of their runs: scores over seeds, paired tests over patients, costs, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from fedpartial.errors import ConfigError
+from fedpartial.evaluation.compared_run import ALL_CASES, SETS, ComparedRun, by_method
+from fedpartial.evaluation.comparison_cautions import find_cautions
+from fedpartial.evaluation.comparison_costs import costs, curve
+from fedpartial.evaluation.comparison_scores import score_set
+from fedpartial.evaluation.significance import PairedTest, compare_pairs
+
+__all__ = ["ComparedRun", "Comparison", "compare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything a comparison says.
+
+    methods: in the order given. scores: set -> ``score_set``, only sets that a run has. tests: set (and "all",
+    external and sites together) -> one test per pair of methods. costs: method -> ``costs``. curves: method ->
+    ``curve``. cautions: sentences for the reader.
+    """
+
+    title: str
+    methods: tuple[str, ...]
+    scores: Mapping[str, Mapping]
+    tests: Mapping[str, tuple[PairedTest, ...]]
+    costs: Mapping[str, Mapping]
+    curves: Mapping[str, list[dict]]
+    cautions: tuple[str, ...]
+
+    def to_json(self) -> dict:
+        """Plain dicts and lists for strict JSON: no NaN, undefined numbers are None."""
+        return asdict(self)
+
+
+def compare(runs: Iterable[ComparedRun], *, title: str) -> Comparison:
+    """Compare runs by method. ConfigError without runs, or when a method has a seed twice."""
+    groups = by_method(runs)
+    if not groups:
+        raise ConfigError(
+            where="comparison",
+            field="runs",
+            got=0,
+            expected="at least one finished run",
+            remedy="Finish a run first; only runs with a report can be compared.",
+        )
+    tests = {which: tuple(compare_pairs(groups, which)) for which in (*SETS, ALL_CASES)}
+    cost = {method: costs(group) for method, group in groups.items()}
+    return Comparison(
+        title=title,
+        methods=tuple(groups),
+        scores={which: scores for which in SETS if (scores := score_set(groups, which))},
+        tests={which: found for which, found in tests.items() if found},
+        costs=cost,
+        curves={method: curve(group) for method, group in groups.items()},
+        cautions=tuple(find_cautions(groups, cost, tests)),
+    )

@@ -1,0 +1,132 @@
+"""What a reader of a comparison must not overlook: where methods did not have the same chances, or tests no power."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedpartial.evaluation.compared_run import ALL_CASES, SITES, ComparedRun
+from fedpartial.evaluation.formats import class_label, plural
+from fedpartial.evaluation.patients import keyed_cases, unmatched
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.significance import ALPHA, PairedTest, powerless
+from fedpartial.evaluation.withhold import is_withheld
+
+ENOUGH_SEEDS = 3
+SET_NAMES = {
+    EXTERNAL: "external set",
+    EXTERNAL_ORGANS: "external set, lesions counted as their organ",
+    SITES: "sites",
+    ALL_CASES: "external set and sites together",
+}
+_SAME = {
+    "commits": "Not all runs are from the same commit",
+    "presets": "Not all runs have the same preset",
+    "policies": "Not all runs treat a class that is predicted but not in the reference alike",
+    "steps": "Not all runs did the same number of local steps (rounds x steps per round)",
+    "seeds": "Not all methods have the same seeds",
+}
+
+
+def find_cautions(
+    groups: Mapping[str, Sequence[ComparedRun]], costs: Mapping[str, Mapping], tests: Mapping[str, Sequence[PairedTest]]
+) -> list[str]:
+    """Sentences on a comparison, the gravest first; [] if there is nothing to say."""
+    runs = [run for group in groups.values() for run in group]
+    return [
+        *_differences(costs),
+        *_unknown_commits(costs),
+        *_not_the_same_patients(runs),
+        *_absent_sites(runs),
+        *_few_seeds(groups),
+        *_withheld(runs),
+        *_without_cases(runs),
+        *_merged(groups),
+        *_powerless(tests),
+    ]
+
+
+def _differences(costs: Mapping[str, Mapping]) -> Iterator[str]:
+    for field, sentence in _SAME.items():
+        by_value: dict[str, list[str]] = {}
+        for method, cost in costs.items():
+            by_value.setdefault(", ".join(_shown(field, value) for value in cost[field]), []).append(method)
+        if len(by_value) > 1 or (field != "seeds" and any(len(cost[field]) > 1 for cost in costs.values())):
+            yield f"{sentence}: {'; '.join(f'{value} ({_list(methods)})' for value, methods in by_value.items())}."
+
+
+def _shown(field: str, value: object) -> str:
+    if field != "commits":
+        return str(value)
+    return "unknown" if value is None else str(value)[:12]
+
+
+def _list(methods: Sequence[str], most: int = 4) -> str:
+    rest = len(methods) - most
+    return "; ".join(methods) if rest <= 0 else f"{'; '.join(methods[:most])} and {rest} more"
+
+
+def _unknown_commits(costs: Mapping[str, Mapping]) -> Iterator[str]:
+    if all(cost["commits"] == [None] for cost in costs.values()):
+        yield "No run knows its commit, so nothing shows that all ran the same code."
+
+
+def _not_the_same_patients(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    first = keyed_cases(runs[0], ALL_CASES)
+    for run in runs[1:]:
+        groups = unmatched(first, keyed_cases(run, ALL_CASES))
+        if groups:
+            organs = ", ".join(sorted({class_label(name) for _, names in groups for name in names}))
+            yield (
+                f"The cases of {organs} of {run.method}, seed {run.seed}, are not the same patients as those of "
+                f"{runs[0].method}, seed {runs[0].seed}; such cases take no part in tests."
+            )
+
+
+def _absent_sites(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    for run in runs:
+        absent = sum(site not in entry["sites"] for site in run.report["sites"] for entry in run.report["rounds"])
+        if absent and any(entry["sites"] for entry in run.report["rounds"]):
+            yield f"In {run.method}, seed {run.seed}, sites were absent from rounds ({absent} times)."
+
+
+def _few_seeds(groups: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
+    few = [method for method, group in groups.items() if len(group) < ENOUGH_SEEDS]
+    if few:
+        yield f"Fewer than {plural(ENOUGH_SEEDS, 'seed')}: {_list(few)}. Their spread over seeds says little."
+
+
+def _withheld(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    found = {
+        f"{class_label(name)} of {site}"
+        for run in runs
+        for site, summary in run.report["sites"].items()
+        for name, entry in summary.items()
+        if is_withheld(entry)
+    }
+    if found:
+        yield f"Withheld by sites, and missing from the means over sites: {', '.join(sorted(found))}."
+
+
+def _without_cases(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    sites = {site for run in runs for site in run.report["sites"] if site not in run.report["cases"]}
+    if sites:
+        yield f"Sent summaries without cases, so in the tables but not in the tests: {', '.join(sorted(sites))}."
+
+
+def _merged(groups: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
+    merged = [method for method, group in groups.items() if group[0].merged]
+    if merged and len(merged) < len(groups):
+        yield (
+            f"The organs of {_list(merged)} contain their lesions: compare with the others only where lesions are "
+            f"counted as their organ."
+        )
+
+
+def _powerless(tests: Mapping[str, Sequence[PairedTest]]) -> Iterator[str]:
+    for which, found in tests.items():
+        if powerless(found):
+            smallest = min(test.smallest_p for test in found)
+            yield (
+                f"No test can be significant for the {SET_NAMES[which]}: with {max(test.n for test in found)} cases "
+                f"Wilcoxon's p is at least {smallest:.3g}, times {plural(len(found), 'pair')} not below {ALPHA}."
+            )

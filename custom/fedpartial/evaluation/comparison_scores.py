@@ -1,0 +1,99 @@
+"""Scores of methods over seeds: the mean over cases of every seed, then mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedpartial.evaluation.compared_run import ComparedRun
+from fedpartial.evaluation.summary import statistics
+
+METRICS = ("dice", "hd95_mm")
+LOWER_IS_BETTER = ("hd95_mm",)
+
+Groups = Mapping[str, Sequence[ComparedRun]]
+
+
+def score_set(groups: Groups, which: str) -> dict:
+    """Scores of one set, plain values: ``{"classes": [name, ...], "merged": [method, ...], metric: {method:
+    {"classes": {name: {"mean", "sd", "seeds", "n"}}, "macro": {"mean", "sd", "seeds", "by_seed": {seed: value}},
+    "num_classes": int}}}``.
+
+    mean, sd: over seeds (ddof 1; None below two) of the mean over cases. n: cases behind one seed's mean, the fewest
+    of any seed. macro: mean over all classes of the set; a seed that lacks one has None. merged: methods whose
+    organs contain their lesions where another method keeps them apart. ``{}`` where no run has the set.
+    """
+    if not any(run.summaries(which) for group in groups.values() for run in group):
+        return {}
+    scores = {metric: _score_metric(groups, which, metric) for metric in METRICS}
+    found = {name for method in scores["dice"].values() for name in method["classes"]}
+    merged = [method for method, group in groups.items() if all(run.merged for run in group)]
+    space = next(iter(groups.values()))[0].space
+    return {
+        "classes": sorted(found, key=lambda name: space.index(name)),
+        "merged": merged if len(merged) < len(groups) else [],
+        **scores,
+    }
+
+
+def _score_metric(groups: Groups, which: str, metric: str) -> dict[str, dict]:
+    means = {method: {run.seed: class_means(run, which, metric) for run in group} for method, group in groups.items()}
+    names = list(dict.fromkeys(n for seeds in means.values() for classes in seeds.values() for n in classes))
+    return {method: _score_method(by_seed, names) for method, by_seed in means.items()}
+
+
+def _score_method(by_seed: Mapping[int, Mapping], names: Sequence[str]) -> dict:
+    """``by_seed``: seed -> class -> (mean over cases, n). ``names``: all classes of the set."""
+    classes = {}
+    for name in names:
+        found = [classes_of_seed[name] for classes_of_seed in by_seed.values() if name in classes_of_seed]
+        if found:
+            classes[name] = _over_seeds([mean for mean, _ in found]) | {"n": min(n for _, n in found)}
+    complete = {
+        seed: statistics(m for m, _ in given.values())["mean"] if len(given) == len(names) else None
+        for seed, given in by_seed.items()
+    }
+    return {
+        "classes": classes,
+        "macro": _over_seeds(complete.values()) | {"by_seed": {str(seed): value for seed, value in complete.items()}},
+        "num_classes": len(classes),
+    }
+
+
+def _over_seeds(values) -> dict:
+    found = statistics(values)
+    return {"mean": found["mean"], "sd": found["sd"], "seeds": found["n"]}
+
+
+def class_means(run: ComparedRun, which: str, metric: str) -> dict[str, tuple[float, int]]:
+    """Class -> mean over the cases of all places, and their number; undefined and withheld means are left out.
+
+    Summaries give the same as the cases, and sites that send nothing else take part.
+    """
+    total: dict[str, tuple[float, int]] = {}
+    for summary in run.summaries(which):
+        for name, entry in summary.items():
+            mean, n = entry[metric]["mean"], entry[metric]["n"]
+            if mean is not None and n:
+                so_far, cases = total.get(name, (0.0, 0))
+                total[name] = (so_far + mean * n, cases + n)
+    return {name: (value / n, n) for name, (value, n) in total.items()}
+
+
+def best(scores: Mapping, metric: str, name: str | None) -> set[str]:
+    """The methods with the best mean of a class (None: the macro mean), as it is shown with three digits.
+
+    Only methods whose classes mean the same compete. A method that missed a class in more cases than another has its
+    distances from fewer cases, the easy ones, so only methods with the most cases can have the best distance.
+    """
+    entries = {method: _entry(values, name) for method, values in scores[metric].items()}
+    entries = {m: e for m, e in entries.items() if e and e["mean"] is not None and m not in scores["merged"]}
+    if metric in LOWER_IS_BETTER and name is not None:
+        most = max((e["n"] for e in entries.values()), default=0)
+        entries = {m: e for m, e in entries.items() if e["n"] == most}
+    shown = {method: round(entry["mean"], 3) for method, entry in entries.items()}
+    choose = min if metric in LOWER_IS_BETTER else max
+    return {method for method, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
+
+
+def _entry(values: Mapping, name: str | None) -> Mapping | None:
+    return values["macro"] if name is None else values["classes"].get(name)
