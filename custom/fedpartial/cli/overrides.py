@@ -1,4 +1,4 @@
-"""What the options of ``fedpartial run`` change in a job: values of the server's configuration, and the sites."""
+"""What options change in a job: values of the server's configuration, the sites, and arguments of the method."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job, deploy_map_error
+from fedpartial.cli.job_folder import ALL_SITES, CLIENT_CONFIG, META, SERVER, Job, deploy_map_error
+from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.record import EXTERNAL
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
 from fedpartial.presets import PRESETS, get_preset
 
-RESERVED_NAMES = (SERVER, EXTERNAL)
+RESERVED_NAMES = (SERVER, EXTERNAL, EXTERNAL_ORGANS)
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -55,6 +57,26 @@ def with_min_sites(job: Job, number: int) -> Job:
         )
     job = with_overrides(job, {"min_clients": number}, None)
     return replace(job, meta={**job.meta, "min_clients": number})
+
+
+def write_method(copy: Job, arguments: Mapping[str, object]) -> None:
+    """Put these arguments of the method into a job's copy, at every site; whether the method takes them is for
+    check_job to say."""
+    for path in dict.fromkeys(copy.config_path(site, CLIENT_CONFIG) for site in copy.sites if arguments):
+        config = read_json(path)
+        given = [c["args"]["method"] for c in config.get("components", []) if "method" in c.get("args", {})]
+        if not given:
+            raise _no_method(path)
+        for method in given:
+            method["args"] = {**method.get("args", {}), **arguments}
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _no_method(path: Path) -> ConfigError:
+    remedy = "Leave the method's arguments out."
+    return ConfigError(
+        where=str(path), field="components", got="no method", expected="a component with args.method", remedy=remedy
+    )
 
 
 def _check_preset(name: str) -> None:

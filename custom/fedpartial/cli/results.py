@@ -12,21 +12,25 @@ from fedpartial.cli.simulator import SERVER_APP
 from fedpartial.evaluation.report import read_report
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.progress import PROGRESS_FILE
+from fedpartial.server.external_set import PREDICTIONS
 
 REPORT = "report.json"
-FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, PROGRESS_FILE)
+LOCAL_MODELS = "local_*.safetensors"
+"""What standalone training has in place of a global model."""
+FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, LOCAL_MODELS, PROGRESS_FILE)
 MAX_ERROR_LINES = 5
 
 
-def judge(workspace: Path, sites: Sequence[str]) -> tuple[dict | None, list[Fault]]:
-    """The report, where there is a valid one, and what is missing for a success."""
-    app, report, faults = workspace / SERVER_APP, None, []
-    if not (app / GLOBAL_MODEL).is_file():
+def judge(folder: Path, sites: Sequence[str]) -> tuple[dict | None, list[Fault]]:
+    """The report in the server's app or in a copy of it, where there is a valid one, and what is missing for a
+    success."""
+    report, faults = None, []
+    if not (folder / GLOBAL_MODEL).is_file() and not list(folder.glob(LOCAL_MODELS)):
         faults.append(Fault(text=f"the run ended without a {GLOBAL_MODEL}"))
-    if not (app / REPORT).is_file():
+    if not (folder / REPORT).is_file():
         return None, [*faults, Fault(text=f"the run ended without a {REPORT}")]
     try:
-        report = read_report(app / REPORT)
+        report = read_report(folder / REPORT)
     except (OSError, json.JSONDecodeError, ValueError) as error:
         return None, [*faults, Fault(text=f"{REPORT} cannot be used: {error}")]
     missing = [site for site in sites if site not in report["sites"]]
@@ -35,13 +39,13 @@ def judge(workspace: Path, sites: Sequence[str]) -> tuple[dict | None, list[Faul
 
 
 def collect(workspace: Path, out: Path) -> None:
-    """Copy report, models, TensorBoard events and logs, as far as they exist, to ``out``."""
+    """Copy report, models, predictions, TensorBoard events and logs, as far as they exist, to ``out``."""
     for pattern in FILES:
         for path in (workspace / SERVER_APP).glob(pattern):
             shutil.copy2(path, out / path.name)
-    events = workspace / SERVER_APP.parent / "tb_events"
-    if events.is_dir():
-        shutil.copytree(events, out / "tb_events", dirs_exist_ok=True)
+    for folder in (workspace / SERVER_APP / PREDICTIONS, workspace / SERVER_APP.parent / "tb_events"):
+        if folder.is_dir():
+            shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
     for log in workspace.glob("*/log.txt"):
         (out / "logs").mkdir(exist_ok=True)
         shutil.copy2(log, out / "logs" / f"{log.parent.name}.txt")

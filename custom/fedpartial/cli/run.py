@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.faults import Fault
-from fedpartial.cli.prepare import Options, Prepared, Refused, prepare
+from fedpartial.cli.interruption import Interrupted, Interruption, interruptible
+from fedpartial.cli.prepare import WORKSPACE, Options, Prepared, Refused, prepare
 from fedpartial.cli.progress_view import ProgressView
 from fedpartial.cli.results import collect, judge, last_errors
 from fedpartial.cli.simulator import SERVER_APP, Simulation, simulator_command
@@ -25,55 +25,51 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SUCCESS, RUN_FAILED, USER_ERROR = 0, 1, 2
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or another polite request to end."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: its report, where there is a valid one, and why it failed, if it did. ``known`` is False where
+    nobody said why and the faults are only what is missing."""
 
-
-class Interruption:
-    """The signal handler. An exception out of a handler can hit any line, so while the simulator runs the first
-    signal is only noted, and the watch sees it; everywhere else, and at the second signal, it is raised."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.watched = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        first, self.number = self.number is None, self.number or number
-        if not (self.watched and first):
-            raise Interrupted
-
-    def requested(self) -> bool:
-        return self.number is not None
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.number
+    report: dict | None
+    faults: tuple[str, ...]
+    known: bool
 
 
 def run_job(options: Options, console: Console, errors: Console, patience: Patience | None = None) -> int:
     """The whole command; returns its exit code."""
-    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, _interruptible() as interruption:
+    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, interruptible() as interruption:
+        prepared = None
         try:
             prepared = prepare(options, Path(temporary))
             _introduce(prepared, console, errors)
-            faults = _simulate(options, prepared, interruption, console, patience or Patience())
-            return _finish(options, prepared, faults, console, errors)
+            with ProgressView(console, prepared.job.sites, verbose=options.verbose) as view:
+                outcome = execute(prepared, interruption, view, patience or Patience())
+            return _finish(prepared, outcome, console, errors)
         except Refused as refused:
             say_faults(errors, refused.faults)
             return USER_ERROR
         except Interrupted:
+            if prepared:
+                _offer_continuation(prepared, console)
             say(errors, "interrupted", "yellow")
             return interruption.exit_code
 
 
-def _simulate(
-    options: Options, prepared: Prepared, interruption: Interruption, console: Console, patience: Patience
-) -> list[Fault]:
+def execute(prepared: Prepared, interruption: Interruption, view: ProgressView, patience: Patience) -> Outcome:
+    """Run FLARE's simulator, keep what it wrote, and judge that. Interrupted when somebody asked for an end."""
+    faults = _simulate(prepared, interruption, view, patience)
+    report, missing = judge(prepared.workspace / SERVER_APP, prepared.job.sites)
+    texts = tuple(_as_given(prepared, str(fault)) for fault in faults or missing)
+    if not texts and not prepared.options.keep_workspace:
+        shutil.rmtree(prepared.out / WORKSPACE)
+    return Outcome(report=report, faults=texts, known=bool(faults))
+
+
+def _simulate(prepared: Prepared, interruption: Interruption, view: ProgressView, patience: Patience) -> list[Fault]:
     """Run FLARE's simulator to its end or to the first fault; no process is left when this returns or raises."""
-    sites, workspace = prepared.job.sites, prepared.workspace
+    sites, workspace, options = prepared.job.sites, prepared.workspace, prepared.options
     simulation = Simulation(
         simulator_command(workspace.parent / "job", workspace, prepared.threads),
         workspace=workspace,
@@ -82,7 +78,7 @@ def _simulate(
         patience=patience.terminate,
     )
     interruption.watched = True
-    with _kept(prepared), ProgressView(console, sites, verbose=options.verbose) as view, simulation:
+    with _kept(prepared), simulation:
         faults = Watch(
             simulation,
             workspace=workspace,
@@ -95,36 +91,33 @@ def _simulate(
         ).run()
     interruption.watched = False
     if interruption.requested():
-        _offer_continuation(prepared, console)
         raise Interrupted
     return faults
 
 
-def _finish(options: Options, prepared: Prepared, faults: list[Fault], console: Console, errors: Console) -> int:
-    """Judge what was written, keep it, and say how the run ended."""
+def _finish(prepared: Prepared, outcome: Outcome, console: Console, errors: Console) -> int:
+    """Show the scores, and say how the run ended."""
     from fedpartial.evaluation.table import console_table
 
-    report, missing = judge(prepared.workspace, prepared.job.sites)
-    if report is not None:
-        console.print(console_table(report))
-    if faults or missing:
-        say_faults(errors, [_as_given(prepared, str(fault)) for fault in faults or missing])
-        _explain_failure(prepared, known=bool(faults), errors=errors)
+    if outcome.report is not None:
+        console.print(console_table(outcome.report))
+    if outcome.faults:
+        say_faults(errors, outcome.faults)
+        explain_failure(prepared.out, known=outcome.known, errors=errors)
+        _offer_continuation(prepared, errors)
         return RUN_FAILED
-    if not options.keep_workspace:
-        shutil.rmtree(prepared.out / "workspace")
     say(console, f"report: {prepared.out / 'report.html'}")
     return SUCCESS
 
 
-def _explain_failure(prepared: Prepared, *, known: bool, errors: Console) -> None:
-    log = prepared.out / "simulator.log"
+def explain_failure(out: Path, *, known: bool, errors: Console) -> None:
+    """Where to look; and FLARE's last errors, where nobody else has said why."""
+    log = out / "simulator.log"
     if not known:
         for line in last_errors(log):
             say(errors, f"  {line}")
     say(errors, f"FLARE's log: {log}")
-    say(errors, f"kept for a closer look: {prepared.out / 'workspace'}")
-    _offer_continuation(prepared, errors)
+    say(errors, f"kept for a closer look: {out / WORKSPACE}")
 
 
 def _offer_continuation(prepared: Prepared, console: Console) -> None:
@@ -162,16 +155,3 @@ def _kept(prepared: Prepared) -> Iterator[None]:
         yield
     finally:
         collect(prepared.workspace, prepared.out)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Interruption]:
-    """Ctrl-C, ``kill`` and a closed terminal all end a run in the same orderly way, unless nohup says otherwise."""
-    interruption = Interruption()
-    listened_to = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interruption) for number in listened_to}
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
