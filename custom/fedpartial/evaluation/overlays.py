@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -55,15 +55,24 @@ def overlay_picture(
     image: HU (H, W, D). reference, prediction: channels (H, W, D). affine (4, 4): voxel -> RAS mm of all three.
     The slices go through the largest lesion, or organ, of the reference.
     """
-    from matplotlib import rc_context
-
     shown = views(image, reference, prediction, affine=affine, space=space)
     present = np.union1d(np.unique(reference), np.unique(prediction))
     classes = {name: space.index(name) for name in space.classes if space.index(name) in present}
-    with rc_context({"text.parse_math": False, "text.color": _INK, "font.size": 9}):
-        figure = _draw(shown, classes, title)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, facecolor=_PANEL, metadata={"Software": None})
+    with drawing():
+        return png(_draw(shown, classes, title))
+
+
+def drawing():
+    """The context in which pictures are drawn: light text, and a dollar sign is a dollar sign."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.parse_math": False, "text.color": _INK, "font.size": 9})
+
+
+def png(figure) -> bytes:
+    """A figure as PNG on the dark ground of all pictures."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor=_PANEL, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -84,7 +93,7 @@ def _draw(shown: Sequence[View], classes: dict[str, int], title: str):
         _text(figure, _LEFT / 2, top, view.name, rotation=90, ha="center", va="top")
         top += row + _GAP
     _draw_titles(figure, title)
-    _draw_legend(figure, classes)
+    draw_legend(figure, classes)
     return figure
 
 
@@ -112,24 +121,32 @@ def _draw_titles(figure, title: str) -> None:
 def _draw_view(panels: Sequence, view: View, classes: dict[str, int]) -> None:
     nothing = np.zeros_like(view.reference)
     for ax, channels in zip(panels, (nothing, view.reference, view.prediction), strict=True):
-        aspect = view.pixel_mm[1] / view.pixel_mm[0]
-        ax.imshow(view.image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect)
-        ax.set_axis_off()
-        for name, channel in classes.items():
-            mask = channels == channel
-            if mask.any() and not mask.all() and min(mask.shape) > 1:
-                ax.contour(mask, levels=[0.5], colors=[colour(name)], linewidths=1.3)
-    _draw_letters(panels[0], view.letters)
+        draw_slice(ax, view.image, channels, view.pixel_mm, classes)
+    draw_letters(panels[0], view.letters)
 
 
-def _draw_letters(ax, letters: str) -> None:
+def draw_slice(
+    ax, image: np.ndarray, channels: np.ndarray, pixel_mm: tuple[float, float], classes: Mapping[str, int]
+) -> None:
+    """A grey slice (rows, columns) in HU with the contours of its channels; pixel_mm: width and height of a pixel."""
+    ax.imshow(image, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=pixel_mm[1] / pixel_mm[0])
+    ax.set_axis_off()
+    for name, channel in classes.items():
+        mask = channels == channel
+        if mask.any() and not mask.all() and min(mask.shape) > 1:
+            ax.contour(mask, levels=[0.5], colors=[colour(name)], linewidths=1.3)
+
+
+def draw_letters(ax, letters: str) -> None:
+    """The directions at the left, right, top and bottom edge."""
     spots = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     aligned = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
     for letter, spot, (ha, va) in zip(letters, spots, aligned, strict=True):
         ax.text(*spot, letter, transform=ax.transAxes, ha=ha, va=va, fontsize=8, color=_LETTER)
 
 
-def _draw_legend(figure, classes: dict[str, int]) -> None:
+def draw_legend(figure, classes: Mapping[str, int]) -> None:
+    """The colours of the classes, below everything."""
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=colour(name), linewidth=3) for name in classes]

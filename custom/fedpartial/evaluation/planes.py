@@ -41,7 +41,7 @@ def views(
     """
     (image, spacing), (reference, _), (prediction, _) = (to_ras(v, affine) for v in (image, reference, prediction))
     indices = slices_of_interest(reference, prediction, space)
-    box = _body(image)
+    box = body_box(image)
     found = []
     for name, axis, letters in PLANES:
         cut = tuple(slice(None) if a == axis else box[a] for a in range(3))
@@ -92,7 +92,7 @@ def _areas(mask: np.ndarray) -> Iterator[np.ndarray]:
         yield mask.sum(axis=tuple(a for a in range(3) if a != axis))
 
 
-def _body(image: np.ndarray) -> tuple[slice, ...]:
+def body_box(image: np.ndarray) -> tuple[slice, ...]:
     """Box around everything denser than lung, so that air does not fill the picture; all if there is nothing."""
     found = [area.nonzero()[0] for area in _areas(image > BODY_HU)]
     return tuple(slice(int(f[0]), int(f[-1]) + 1) if len(f) else slice(None) for f in found)
