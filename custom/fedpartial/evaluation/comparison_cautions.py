@@ -75,9 +75,9 @@ def _not_the_same_patients(runs: Sequence[ComparedRun]) -> Iterator[str]:
     for run in runs[1:]:
         groups = unmatched(first, keyed_cases(run, ALL_CASES))
         if groups:
-            organs = ", ".join(sorted({class_label(name) for _, names in groups for name in names}))
+            organs = ", ".join(sorted({class_label(name) for _, names in groups for name in names or (EXTERNAL,)}))
             yield (
-                f"The cases of {organs} of {run.method}, seed {run.seed}, are not the same patients as those of "
+                f"The cases ({organs}) of {run.method}, seed {run.seed}, are not the same patients as those of "
                 f"{runs[0].method}, seed {runs[0].seed}; such cases take no part in tests."
             )
 

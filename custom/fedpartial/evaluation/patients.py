@@ -1,8 +1,8 @@
 """Which case of one run is the same patient as which case of another, although reports number cases and name none.
 
-A case is known by the organs it annotates and its running number among the cases that annotate the same, places in
-alphabetical order. So a site that pools the cases of all others, in their order, is matched with them, and a run
-that knows no lesions with one that does.
+A case of the external set is known by its number. A case of a site is known by the organs it annotates and its
+running number among the cases that annotate the same, sites in alphabetical order. So a site that pools the cases of
+all others, in their order, is matched with them, and a run that knows no lesions with one that does.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ FOUND_IN_REFERENCE = ("scored", "missed")
 
 
 def keyed_cases(run: ComparedRun, which: str) -> dict[Key, Mapping]:
-    """(whether external, annotated organs, running number) -> case of report.json."""
+    """(whether external, annotated organs, () for external ones, running number) -> case of report.json."""
     counter: Counter = Counter()
     keyed = {}
     for place, cases in run.cases(which).items():
+        external = place in (EXTERNAL, EXTERNAL_ORGANS)
         for case in cases:
-            group = (place in (EXTERNAL, EXTERNAL_ORGANS), _organs(case["status"], run.space))
+            group = (external, () if external else _organs(case["status"], run.space))
             counter[group] += 1
             keyed[(*group, counter[group])] = case
     return keyed
