@@ -360,3 +360,49 @@ def test_every_labelled_class_of_every_space_is_translated_to_its_channel(space)
     table = space.table(raw_labels, where=WHERE)
     assert table.apply(np.array(list(raw_labels))).tolist() == list(range(1, space.num_channels))
     assert table.labelled == space.classes
+
+
+# --- lesions merged into their organ ------------------------------------------------------------
+
+
+def test_the_merged_space_has_the_same_organs_without_their_lesions(space):
+    assert space.merged.organs == space.organs
+    assert space.merged.classes == tuple(organ.name for organ in space.organs)
+    assert space.merged.merged == space.merged
+
+
+def test_a_lesion_becomes_its_organ_and_everything_else_stays():
+    channels = np.array([[0, 1, 2, 3], [4, 5, 6, 7]], dtype=np.uint8)
+    found = WITH_LESIONS.merge_channels(channels)
+    assert found.tolist() == [[0, 1, 1, 2], [3, 3, 4, 4]]
+    assert found.dtype == np.uint8
+
+
+def test_merging_channels_goes_by_the_names(space):
+    found = space.merge_channels(np.arange(space.num_channels))
+    organ = {name: o.name for o in space.organs for name in (o.name, *o.lesions)}
+    names = [space.merged.channels[channel] for channel in found]
+    assert names == [BACKGROUND, *(organ[name] for name in space.classes)]
+
+
+def test_merging_twice_is_merging_once(space):
+    once = space.merge_channels(np.arange(space.num_channels))
+    assert space.merged.merge_channels(once).tolist() == once.tolist()
+
+
+@pytest.mark.parametrize(
+    ("labelled", "merged"),
+    [
+        (("liver", "liver_tumor"), ("liver",)),
+        (("liver",), ("liver",)),
+        (("liver_tumor",), ()),
+        (("liver_tumor", "spleen"), ("spleen",)),
+        (WITH_LESIONS.classes, MERGED.classes),
+    ],
+)
+def test_a_case_annotates_the_organs_it_names_and_a_lesion_alone_is_no_organ(labelled, merged):
+    """Outside of the lesion nobody said what is organ, so the merged class would be wrong there."""
+    found = WITH_LESIONS.merge_mask(WITH_LESIONS.labelled_mask(labelled))
+    assert found.dtype == bool
+    assert MERGED.names(found) == merged
+    assert not found[0]

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from fedpartial.errors import ConfigError
-from fedpartial.phantom import PHANTOM_SITES
+from fedpartial.phantom import PHANTOM_POOLS, PHANTOM_SITES
 from fedpartial.presets import get_preset
 from fedpartial.sites import (
     ALLOWED,
     CACHE_VARIABLE,
     DEVICE_VARIABLE,
     REQUIRED,
+    SitePool,
     default_cache_dir,
     phantom_site,
     read_site,
@@ -371,6 +372,90 @@ def test_a_wrong_file_is_not_replaced_by_the_phantom(config_dir):
     name = next(iter(PHANTOM_SITES))
     write(config_dir, "{", name=name)
     refused(config_dir, field="(file)", name=name)
+
+
+# --- pools ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def neighbours(config_dir):
+    """Two sites whose files lie beside each other."""
+    write(config_dir, good(config_dir), name="liver")
+    write(config_dir, good(config_dir, labels={"1": "spleen"}), name="spleen")
+    return config_dir
+
+
+def test_a_pool_holds_its_members_as_their_own_files_describe_them(neighbours):
+    path = write(neighbours, {"pool": ["spleen", "liver"]}, name="central")
+    pool = read_site("central", neighbours)
+    assert isinstance(pool, SitePool)
+    assert (pool.name, pool.source, pool.where) == ("central", "site file", str(path))
+    assert (pool.device, pool.num_workers) == ("auto", 0)
+    assert pool.members == tuple(read_site(name, neighbours) for name in ("liver", "spleen"))
+
+
+def test_a_pool_says_where_it_trains_and_its_members_do_not(neighbours, monkeypatch):
+    write(neighbours, {"pool": ["liver"], "device": "cuda:1", "num_workers": 3}, name="central")
+    pool = read_site("central", neighbours)
+    assert (pool.device, pool.num_workers) == ("cuda:1", 3)
+    monkeypatch.setenv(DEVICE_VARIABLE, "cpu")
+    assert read_site("central", neighbours).device == "cpu"
+
+
+def test_a_site_is_its_own_only_member(neighbours):
+    site = read_site("liver", neighbours)
+    assert site.members == (site,)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [None, [], {}, "liver", ["liver", 1], ["liver", "liver"], ["liver", "lever"], ["liver", "central"], ["central"]],
+    ids=repr,
+)
+def test_a_pool_of_anything_but_different_neighbours_is_refused(neighbours, names):
+    write(neighbours, {"pool": names}, name="central")
+    assert refused(neighbours, field="pool", name="central").got == names
+
+
+def test_a_pool_of_pools_is_refused_also_when_they_name_each_other(neighbours):
+    write(neighbours, {"pool": ["liver", "other"]}, name="central")
+    for other in (["spleen"], ["central"]):
+        write(neighbours, {"pool": other}, name="other")
+        assert refused(neighbours, field="pool", name="central").got == ["other"]
+
+
+@pytest.mark.parametrize("key", ["labels", "data_root", "datalist", "cache_dir", "members"])
+def test_a_pool_has_no_data_of_its_own(neighbours, key):
+    write(neighbours, {"pool": ["liver"], key: "x"}, name="central")
+    error = refused(neighbours, field=key, name="central")
+    assert "pool, device, num_workers" in error.expected
+
+
+@pytest.mark.parametrize(("field", "value"), [("device", None), ("num_workers", -1)])
+def test_other_values_of_a_pool_are_checked_as_those_of_a_site(neighbours, field, value):
+    write(neighbours, {"pool": ["liver"], field: value}, name="central")
+    assert refused(neighbours, field=field, name="central").got == value
+
+
+def test_a_fault_of_a_member_names_the_members_file(neighbours):
+    write(neighbours, {"pool": ["liver", "spleen"]}, name="central")
+    path = write(neighbours, good(neighbours, labels={}), name="spleen")
+    with pytest.raises(ConfigError) as caught:
+        read_site("central", neighbours)
+    assert (caught.value.where, caught.value.field) == (str(path), "labels")
+
+
+def test_the_pool_of_the_phantom_holds_the_sites_that_train(config_dir, monkeypatch):
+    assert PHANTOM_POOLS == {"central": tuple(sorted(set(PHANTOM_SITES) - {"external"}))}
+    monkeypatch.setenv(DEVICE_VARIABLE, "cuda:7")
+    pool = read_site("central", config_dir)
+    assert (pool.name, pool.source, pool.device) == ("central", "phantom", "cuda:7")
+    assert pool.members == tuple(phantom_site(name) for name in PHANTOM_POOLS["central"])
+
+
+def test_a_file_comes_before_the_pool_of_the_phantom(neighbours):
+    write(neighbours, {"pool": ["liver"]}, name="central")
+    assert [member.name for member in read_site("central", neighbours).members] == ["liver"]
 
 
 # --- a site that nobody knows -----------------------------------------------------------------------

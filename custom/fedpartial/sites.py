@@ -114,12 +114,22 @@ def _with_device_from_environment(site: SiteConfig | SitePool) -> SiteConfig | S
 
 
 def _parse(name: str, path: Path) -> SiteConfig | SitePool:
+    given = _given(path)
+    return _parse_pool(name, path, given) if _is_pool(given) else _parse_site(name, path, given)
+
+
+def _given(path: Path) -> object:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise _error(path, "(file)", str(error), "readable JSON", f"Write, for example: {EXAMPLE}") from error
-    if isinstance(given, dict) and "pool" in given:
-        return _parse_pool(name, path, given)
+
+
+def _is_pool(given: object) -> bool:
+    return isinstance(given, dict) and "pool" in given
+
+
+def _parse_site(name: str, path: Path, given: object) -> SiteConfig:
     check_keys(given, ALLOWED, REQUIRED, where=str(path))
     root = _path(path, given, "data_root", base=path.parent)
     if not root.is_dir():
@@ -152,14 +162,15 @@ def _parse_pool(name: str, path: Path, given: dict) -> SitePool:
     if not _are_neighbours(names, path) or not names or len(set(names)) < len(names) or name in names:
         expected = "a list of different sites whose files lie beside this one"
         raise _error(path, "pool", names, expected, 'For example ["kidney", "liver"] with kidney.json and liver.json.')
-    members = tuple(_parse(member, path.parent / f"{member}.json") for member in sorted(names))
-    if pools := [member.name for member in members if isinstance(member, SitePool)]:
+    files = {member: path.parent / f"{member}.json" for member in sorted(names)}
+    contents = {member: _given(file) for member, file in files.items()}
+    if pools := [member for member, content in contents.items() if _is_pool(content)]:
         raise _error(path, "pool", pools, "sites with data of their own", "Name the sites, not another pool.")
     return SitePool(
         name=name,
         source="site file",
         where=str(path),
-        members=members,
+        members=tuple(_parse_site(member, files[member], content) for member, content in contents.items()),
         device=_device(path, given.get("device", "auto")),
         num_workers=_num_workers(path, given),
     )

@@ -22,7 +22,7 @@ from tiny_hospital import write_case, write_nifti
 from federation import TINY, federate, tiny_plan
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER
-from fedpartial.flare.learner import MODELS, SiteLearner
+from fedpartial.flare.learner import MODELS, VALIDATED, SiteLearner
 from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.methods.base import LossTerms
@@ -41,7 +41,7 @@ def train_task(weights: dict, number: int = 0, **plan) -> Shareable:
 
 def score_task(models: dict) -> Shareable:
     task = Shareable()
-    task[MODELS] = models
+    task[MODELS], task[VALIDATED] = models, list(models)
     RunPlan(**tiny_plan().to_dict()).attach(task)
     return task
 

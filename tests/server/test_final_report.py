@@ -155,7 +155,7 @@ def written(tiny, weights, tmp_path_factory):
         report.add_site_scores(site, answer(site, {"final": 0.8, "best": 0.5}, models))
     report.failures["west"] = "EXECUTION_EXCEPTION"
     report.select({"final": weights, "best": weights})
-    paths, table = report.write(folder / "out", weights, lambda: False)
+    paths, table = report.write(folder / "out", {"final": weights}, lambda: False)
     return paths, table, json.loads(paths.json.read_text(encoding="utf-8"))
 
 
@@ -196,7 +196,7 @@ def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, tm
     for site in CLASSES:
         report.add_site_scores(site, answer(site, {"final": 0.8}, {"final": 0}))
     report.select({"final": weights})
-    paths, _ = report.write(tmp_path / "out", weights, lambda: False)
+    paths, _ = report.write(tmp_path / "out", {"final": weights}, lambda: False)
     written = json.loads(paths.json.read_text(encoding="utf-8"))
     assert written["external"] == {}
     assert "external" not in written["cases"]
@@ -206,7 +206,7 @@ def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, tm
 def test_stop_ends_the_scoring_of_the_external_set(report, weights, tmp_path):
     external_hospital(tmp_path)
     report.select({"final": weights})
-    paths, _ = report.write(tmp_path / "out", weights, lambda: True)
+    paths, _ = report.write(tmp_path / "out", {"final": weights}, lambda: True)
     assert json.loads(paths.json.read_text(encoding="utf-8"))["external"] == {}
 
 

@@ -56,6 +56,9 @@ class Spy:
     def needs_teacher(self, context) -> bool:
         return self.inner.needs_teacher(context)
 
+    def needs_reference(self) -> bool:
+        return self.inner.needs_reference()
+
     def loss(self, outputs, teacher_logits, labels, labelled, context) -> LossTerms:
         self.calls.append({"outputs": outputs, "teacher": teacher_logits, "context": context})
         terms = self.inner.loss(outputs, teacher_logits, labels, labelled, context)

@@ -56,7 +56,7 @@ class SiteSession:
             torch.set_num_threads(self.preset.cpu_threads)
         self.precision = select_precision(site.device, where=site.where)
         self.cases: dict[str, list[StoredCase]] = {split: [] for split in SPLITS}
-        self._tables: dict[Path | None, LabelTable] = {}
+        self._tables: dict[Path, LabelTable] = {}
         for member in site.members:
             self._open(member)
         self.setup_seconds = time.monotonic() - started
@@ -73,7 +73,7 @@ class SiteSession:
         prepared = prepare_cases(member, self.preset, splits=SPLITS, progress=self._progress("prepared case"))
         for split, cases in prepared.cases.items():
             self.cases[split] += cases
-            self._tables |= {case.label_path: table for case in cases}
+            self._tables |= {case.folder: table for case in cases}  # two sites may share a label file
 
     def split(self, name: str) -> list[StoredCase]:
         """The cases of one split that have labels."""
@@ -169,7 +169,7 @@ class SiteSession:
 
     def reference(self, case: StoredCase) -> np.ndarray:
         """The label file of a case as channels (uint8), on its own grid."""
-        return self._tables[case.label_path].apply(load_label(case.label_path).array)
+        return self._tables[case.folder].apply(load_label(case.label_path).array)
 
     def image(self, case: StoredCase) -> np.ndarray:
         """The image file of a case in HU, on its own grid."""
