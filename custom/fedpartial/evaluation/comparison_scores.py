@@ -9,6 +9,8 @@ from fedpartial.evaluation.summary import statistics
 
 METRICS = ("dice", "hd95_mm")
 LOWER_IS_BETTER = ("hd95_mm",)
+DIGITS = {"dice": 3, "hd95_mm": 1}
+"""Digits that a reader sees."""
 
 Groups = Mapping[str, Sequence[ComparedRun]]
 
@@ -80,7 +82,7 @@ def class_means(run: ComparedRun, which: str, metric: str) -> dict[str, tuple[fl
 
 
 def best(scores: Mapping, metric: str, name: str | None) -> set[str]:
-    """The methods with the best mean of a class (None: the macro mean), as it is shown with three digits.
+    """The methods with the best mean of a class (None: the macro mean), as it is shown.
 
     Only methods whose classes mean the same compete. A method that missed a class in more cases than another has its
     distances from fewer cases, the easy ones, so only methods with the most cases can have the best distance.
@@ -90,7 +92,7 @@ def best(scores: Mapping, metric: str, name: str | None) -> set[str]:
     if metric in LOWER_IS_BETTER and name is not None:
         most = max((e["n"] for e in entries.values()), default=0)
         entries = {m: e for m, e in entries.items() if e["n"] == most}
-    shown = {method: round(entry["mean"], 3) for method, entry in entries.items()}
+    shown = {method: round(entry["mean"], DIGITS[metric]) for method, entry in entries.items()}
     choose = min if metric in LOWER_IS_BETTER else max
     return {method for method, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedpartial.evaluation.comparison import Comparison
-from fedpartial.evaluation.comparison_scores import best
+from fedpartial.evaluation.comparison_scores import DIGITS, best
 from fedpartial.evaluation.formats import UNDEFINED, class_label, duration, mean_sd, size
 from fedpartial.evaluation.significance import ALPHA, PairedTest
 
-DIGITS = {"dice": 3, "hd95_mm": 1}
 METRIC_LABELS = {"dice": "Dice", "hd95_mm": "HD95 (mm)"}
 BY_WILCOXON, BY_MANN_WHITNEY = "*", "\N{DAGGER}"
 TEST_COLUMNS = (
