@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_hospital import write_nifti
+from tiny_hospital import write_case, write_nifti, write_site
 
 from federation import TINY, tiny_plan
 from fedpartial.data.integrity import DataFaults
@@ -14,6 +14,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.networks.canonical import canonical_state, canonical_tensors
 from fedpartial.networks.dynunet import build_network
+from fedpartial.sites import SitePool
 from fedpartial.training.site_session import SiteSession
 
 
@@ -81,3 +82,125 @@ def test_faulty_data_is_found_before_training(tiny, tiny_sites, tmp_path):
     site = replace(tiny_sites["liver"], data_root=root, datalist=root / "datalist.json", cache_dir=tmp_path / "cache")
     with pytest.raises(DataFaults):
         SiteSession(site=site, plan=tiny_plan(), method=FedAvg(), state_dir=tmp_path)
+
+
+# --- scores with lesions counted as their organ -------------------------------------------------------
+
+
+@pytest.fixture
+def half_right(session):
+    """The session's test case, and a prediction: half of the lesion missed, the organ grown by one slice."""
+    (case,) = session.scored_cases
+    prediction = session.reference(case).copy()
+    prediction[5, 5:7, 4:6] = 0
+    prediction[9, 4:8, 3:8] = 2
+    return case, prediction
+
+
+def test_lesions_count_as_their_organ_in_prediction_and_reference(session, half_right):
+    """Reference: 92 voxels of liver, 8 of its lesion. Prediction: 92, and 4 + 20 beside them as lesion."""
+    case, prediction = half_right
+    apart, merged = (session.score_prediction(case, prediction, organs=organs) for organs in (False, True))
+    assert apart.dice == {"liver": 1.0, "liver_tumor": 2 * 4 / (8 + 24)}
+    assert merged.dice == {"liver": 2 * 96 / (100 + 116)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "apart", "merged"),
+    [
+        (("liver", "liver_tumor", "spleen"), ("liver", "liver_tumor"), ("liver",)),
+        (("liver",), ("liver",), ("liver",)),
+        (("liver_tumor",), ("liver_tumor",), ()),
+        (("spleen",), (), ()),
+    ],
+)
+def test_only_the_classes_that_are_asked_for_and_annotated_are_scored(session, half_right, asked, apart, merged):
+    found = [session.score_prediction(*half_right, organs=organs, classes=asked).classes for organs in (False, True)]
+    assert found == [apart, merged]
+
+
+def test_an_organ_that_a_case_does_not_annotate_has_no_merged_score(session, half_right):
+    case, prediction = half_right
+    lesion_only = replace(case, labelled=session.preset.label_space.labelled_mask(["liver_tumor"]))
+    assert session.score_prediction(lesion_only, prediction, organs=True).classes == ()
+
+
+# --- pools --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool(tiny_sites):
+    members = tuple(tiny_sites[name] for name in ("liver", "spleen"))
+    return SitePool(name="central", source="site file", where="sites/central.json", members=members, device="cpu")
+
+
+@pytest.fixture
+def pooled(tiny, pool, tmp_path):
+    return SiteSession(site=pool, plan=tiny_plan(), method=FedAvg(), state_dir=tmp_path)
+
+
+def test_a_pool_holds_the_cases_of_all_members_each_with_its_own_mask(pooled, tiny_sites, tmp_path):
+    space = pooled.preset.label_space
+    for split, number in (("training", 4), ("validation", 2), ("testing", 2)):
+        cases = pooled.split(split)
+        assert len(cases) == number
+        names = [space.names(case.labelled) for case in cases]
+        assert names == [("liver", "liver_tumor")] * (number // 2) + [("spleen",)] * (number // 2)
+
+
+def test_a_pool_reads_every_label_file_with_the_table_of_its_site(pooled):
+    """The value 1 is the liver at one site and the spleen at the other."""
+    liver, spleen = (np.unique(pooled.reference(case)).tolist() for case in pooled.scored_cases)
+    space = pooled.preset.label_space
+    assert liver == [0, space.index("liver"), space.index("liver_tumor")]
+    assert spleen == [0, space.index("spleen")]
+
+
+def test_members_may_share_a_label_file_and_read_it_each_in_its_own_way(tiny, pool, tmp_path):
+    """As when one set of complete labels is dealt out to several sites."""
+    entries = {split: [write_case(tmp_path / "data", split, seed=len(split))] for split in ("training", "testing")}
+    sites = [
+        replace(write_site(tmp_path / "data", entries, labels), name=name, device="cpu")
+        for name, labels in (("a", {1: "liver", 2: "liver_tumor"}), ("b", {1: "spleen", 2: "background"}))
+    ]
+    pool = replace(pool, members=tuple(sites))
+    session = SiteSession(site=pool, plan=tiny_plan(), method=FedAvg(), state_dir=tmp_path / "state")
+    assert len({case.label_path for case in session.scored_cases}) == 1
+    assert [int(session.reference(case).max()) for case in session.scored_cases] == [2, 3]
+
+
+def test_a_pool_trains_as_many_steps_as_its_sites_together_on_all_their_cases(pooled, weights):
+    plan = pooled.plan
+    schedule = pooled.trainer.schedule
+    assert (schedule.num_rounds, schedule.local_steps) == (plan.num_rounds, 2 * plan.local_steps)
+    sampler = pooled.trainer.sampler
+    assert sampler.cases == tuple(pooled.split("training"))
+    one_epoch = [sampler.batch(step).labelled for step in range(4)]
+    assert {tuple(row) for labelled in one_epoch for row in labelled.tolist()} == {
+        tuple(case.labelled.tolist()) for case in pooled.split("training")
+    }
+    assert pooled.train(weights, 0, lambda: False).num_steps == 2 * plan.local_steps
+
+
+def test_a_pool_is_scored_on_the_classes_of_all_members(pooled, weights):
+    assert [scores.classes for scores in pooled.score(weights)] == [("liver", "liver_tumor"), ("spleen",)]
+
+
+def test_a_pool_of_one_site_trains_as_that_site(tiny, pool, tiny_sites, weights, tmp_path):
+    """The seed of the patches goes by the name, so the pool takes the name of its site here."""
+    alone = replace(pool, name="liver", members=pool.members[:1])
+    sessions = [
+        SiteSession(site=site, plan=tiny_plan(), method=FedAvg(), state_dir=tmp_path / str(i))
+        for i, site in enumerate((tiny_sites["liver"], alone))
+    ]
+    ours, theirs = (session.train(weights, 0, lambda: False).update for session in sessions)
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_a_wrong_member_is_found_before_training(tiny, pool, tmp_path):
+    wrong = replace(pool.members[1], labels={1: "lever"}, where="sites/spleen.json")
+    with pytest.raises(ConfigError) as caught:
+        SiteSession(
+            site=replace(pool, members=(pool.members[0], wrong)), plan=tiny_plan(), method=FedAvg(), state_dir=tmp_path
+        )
+    assert caught.value.where == "sites/spleen.json"
