@@ -28,6 +28,19 @@ RUN_EXAMPLE = """
   fedpartial run jobs/fedavg --preset abdomen --site-config my_sites/ --device cuda --out runs/first
 """
 
+DEVICE_HELP = "Torch device for every site: cpu, cuda, cuda:1 ... With a cuda device the sites take turns on it."
+THREADS_HELP = "Sites that run at a time; by default all that fit into memory, and 1 with --device cuda."
+
+COMPARE_EXAMPLE = """
+[bold]Examples[/bold]
+
+  fedpartial compare fedavg condistfl -o comparisons/first
+
+  fedpartial compare fedavg condistfl --seeds 0,1 --rounds 4 --local-steps 30 --device cuda -o comparisons/short
+
+  fedpartial compare --plan benchmarks/plans/table.json -o comparisons/table
+"""
+
 BUNDLE_EXAMPLE = """
 [bold]Examples[/bold]
 
@@ -94,10 +107,8 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Folder with <site>.json or sites/<site>.json; other sites use the phantom."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Torch device for every site: cpu, cuda, cuda:1 ...")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Sites that run at a time; by default all that fit into memory.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
     time_limit: Annotated[
         float, typer.Option(min=0.01, metavar="MINUTES", help="End the run when it takes longer.")
     ] = 24 * 60.0,
@@ -134,6 +145,62 @@ def run(
         keep_workspace=keep_workspace,
     )
     raise typer.Exit(run_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+@app.command(epilog=COMPARE_EXAMPLE, no_args_is_help=True)
+def compare(
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for runs and comparison; an earlier one goes on.")
+    ],
+    jobs: Annotated[
+        list[str] | None, typer.Argument(metavar="JOB...", help="Job folders, or names of folders under jobs/.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of JOBs: a JSON file with runs, seeds and settings.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="Seeds of every job; by default 0,1,2.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the jobs'.")] = None,
+    local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the jobs'.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset instead of the jobs'; brings its own rounds and local steps.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the jobs'.")] = None,
+    site_config: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with <site>.json or sites/<site>.json; other sites use the phantom."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help=THREADS_HELP)] = None,
+    time_limit: Annotated[float, typer.Option(min=0.01, metavar="MINUTES", help="End a run when it takes longer.")] = 24
+    * 60.0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the progress of every run, line by line.")] = False,
+) -> None:
+    """Run jobs with several seeds one after the other, and compare their scores, costs and predictions.
+
+    The same command goes on where an earlier one ended: finished runs are not repeated, others start again. The
+    comparison is written after every run. Exit codes: 0 all runs are finished and compared, 1 a run failed,
+    2 something given is wrong and nothing was run, 130 Ctrl-C.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.compare import CompareOptions, compare_jobs
+
+    options = CompareOptions(
+        out=out,
+        jobs=tuple(jobs or ()),
+        plan=plan,
+        seeds=seeds,
+        rounds=rounds,
+        local_steps=local_steps,
+        preset=preset,
+        sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
+        site_config=site_config,
+        device=device,
+        threads=threads,
+        time_limit_min=time_limit,
+        verbose=verbose,
+    )
+    raise typer.Exit(compare_jobs(options, Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 @app.command(epilog=BUNDLE_EXAMPLE)

@@ -1,0 +1,207 @@
+"""``fedpartial compare``: several jobs with several seeds, one after the other, and one comparison of their reports."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedpartial.cli.compare_check import RUNS, ComparisonRun, check_runs, clear
+from fedpartial.cli.compare_pages import print_table, write_pages
+from fedpartial.cli.compare_plan import ComparePlan, parse_seeds, plan_of_jobs, read_plan
+from fedpartial.cli.compare_progress import Progress
+from fedpartial.cli.console import say, say_faults
+from fedpartial.cli.interruption import Interrupted, Interruption, interruptible
+from fedpartial.cli.prepare import Options, Refused, make_folder
+from fedpartial.cli.run import RUN_FAILED, SUCCESS, USER_ERROR, Outcome, execute, explain_failure
+from fedpartial.cli.watch import Patience
+from fedpartial.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The command line of ``fedpartial compare``; None where the plan, the jobs or this machine decide."""
+
+    out: Path
+    jobs: tuple[str, ...] = ()
+    plan: Path | None = None
+    seeds: str | None = None
+    rounds: int | None = None
+    local_steps: int | None = None
+    preset: str | None = None
+    sites: tuple[str, ...] | None = None
+    site_config: Path | None = None
+    device: str | None = None
+    threads: int | None = None
+    time_limit_min: float = Options.time_limit_min
+    verbose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """A comparison at work."""
+
+    title: str
+    runs: list[ComparisonRun]
+    out: Path
+    progress: Progress
+    interruption: Interruption
+    patience: Patience
+    console: Console
+    errors: Console
+
+    @property
+    def finished(self) -> list[ComparisonRun]:
+        return [run for run in self.runs if run.report is not None]
+
+
+def compare_jobs(options: CompareOptions, console: Console, errors: Console, patience: Patience | None = None) -> int:
+    """The whole command; returns its exit code."""
+    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, interruptible() as interruption:
+        try:
+            plan, out = _plan(options), options.out.resolve()
+            runs = check_runs(plan, _common(options), out, Path(temporary))
+            comparing = Comparing(
+                title=plan.title,
+                runs=runs,
+                out=out,
+                progress=Progress(runs, console, verbose=options.verbose),
+                interruption=interruption,
+                patience=patience or Patience(),
+                console=console,
+                errors=errors,
+            )
+            with _alone(out / RUNS):
+                return _run_all(comparing)
+        except (Refused, ConfigError) as refused:
+            say_faults(errors, refused.faults if isinstance(refused, Refused) else [refused])
+            return USER_ERROR
+        except Interrupted:
+            say(errors, "interrupted", "yellow")
+            return interruption.exit_code
+
+
+def _plan(options: CompareOptions) -> ComparePlan:
+    given = {
+        "seeds": parse_seeds(options.seeds),
+        "rounds": options.rounds,
+        "local_steps": options.local_steps,
+        "preset": options.preset,
+    }
+    if bool(options.jobs) == bool(options.plan):
+        raise ConfigError(
+            where="JOB",
+            field="jobs",
+            got="a plan as well" if options.plan else "neither jobs nor a plan",
+            expected="jobs, or a plan that names them",
+            remedy=f"For example: fedpartial compare fedavg condistfl -o {options.out}",
+        )
+    return read_plan(options.plan, given) if options.plan else plan_of_jobs(options.jobs, given)
+
+
+def _common(options: CompareOptions) -> Options:
+    """What is the same for every run."""
+    return Options(
+        job="",
+        sites=options.sites,
+        site_config=options.site_config,
+        device=options.device,
+        threads=options.threads,
+        time_limit_min=options.time_limit_min,
+    )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A second command would take a run that goes on for an unfinished one, and replace it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            expected, remedy = "a folder of its own", "Wait for that command to end, or name another folder."
+            raise ConfigError(
+                where="--out",
+                field="folder",
+                got="one that another command writes to",
+                expected=expected,
+                remedy=remedy,
+            ) from None
+        yield
+
+
+def _run_all(comparing: Comparing) -> int:
+    comparing.progress.introduce()
+    try:
+        for run in comparing.runs:
+            if run.report is None:
+                _run(run, comparing)
+                _write_so_far(comparing)
+    except Interrupted:
+        _write_so_far(comparing)
+        done = f"{len(comparing.finished)} of {len(comparing.runs)} runs are finished and kept"
+        say(comparing.errors, f"{done}; to continue, give the same command again")
+        raise
+    return _finish(comparing)
+
+
+def _run(run: ComparisonRun, comparing: Comparing) -> None:
+    """One run to its end, good or bad; a full disk is a bad end like another."""
+    comparing.progress.start(run)
+    started = time.monotonic()
+    try:
+        outcome = _execute(run, comparing)
+    except OSError as error:
+        outcome = Outcome(report=None, faults=(str(error),), known=True)
+    run.end(outcome.report, outcome.faults, time.monotonic() - started)
+    comparing.progress.end(run)
+    if run.faults:
+        say_faults(comparing.errors, run.faults)
+        explain_failure(run.checked.out, known=outcome.known, errors=comparing.errors)
+
+
+def _execute(run: ComparisonRun, comparing: Comparing) -> Outcome:
+    clear(run)
+    prepared = make_folder(run.checked)
+    with comparing.progress.view(run) as view:
+        return execute(prepared, comparing.interruption, view, comparing.patience)
+
+
+def _write_so_far(comparing: Comparing) -> None:
+    """A comparison that cannot be written yet must not end the runs; the last one says so."""
+    if comparing.finished:
+        try:
+            write_pages(comparing.finished, comparing.title, comparing.out)
+        except (OSError, ValueError) as error:
+            say(comparing.errors, f"the comparison so far could not be written: {error}", "yellow")
+
+
+def _finish(comparing: Comparing) -> int:
+    failed = [run for run in comparing.runs if run.faults]
+    if comparing.finished:
+        pictures = [] if failed else _pictures(comparing)
+        comparison, page = write_pages(comparing.finished, comparing.title, comparing.out, pictures)
+        print_table(comparison, comparing.console)
+        say(comparing.console, f"comparison: {page}")
+    for run in failed:
+        say_faults(comparing.errors, [f"{run}: {fault}" for fault in run.faults])
+    return RUN_FAILED if failed else SUCCESS
+
+
+def _pictures(comparing: Comparing) -> list[tuple[str, bytes]]:
+    """A comparison without them is better than none."""
+    from fedpartial.cli.compare_pictures import overlay_pictures
+
+    try:
+        return overlay_pictures(comparing.runs)
+    except (OSError, ValueError) as error:
+        say(comparing.errors, f"no pictures side by side: {error}", "yellow")
+        return []

@@ -1,0 +1,58 @@
+"""The comparison of finished runs, as files and as a table for the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedpartial.cli.compare_check import ComparisonRun
+from fedpartial.evaluation.comparison import ComparedRun, Comparison, compare
+from fedpartial.evaluation.formats import UNDEFINED, mean_sd
+from fedpartial.flare.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SETS = {"external": "external", "external_organs": "external,\nlesions merged", "sites": "sites"}
+
+
+def write_pages(
+    runs: Iterable[ComparisonRun], title: str, out: Path, pictures: Sequence[tuple[str, bytes]] = ()
+) -> tuple[Comparison, Path]:
+    """Compare finished runs and write the comparison's files into ``out``; returns it and its page."""
+    from fedpartial.evaluation.comparison_files import write_comparison
+
+    comparison = compare([compared(run) for run in runs], title=title)
+    return comparison, write_comparison(comparison, out, pictures).html
+
+
+def compared(run: ComparisonRun) -> ComparedRun:
+    return ComparedRun(method=run.name, seed=run.seed, report=run.report, local_steps=run.checked.plan.local_steps)
+
+
+def print_table(comparison: Comparison, console: Console) -> None:
+    """One row per method: the Dice of each set, averaged over classes, and how long a run took."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    caption = "mean over classes \N{PLUS-MINUS SIGN} sd over seeds; a dash: not all classes, or no such set"
+    table = Table(title=Text(f"Dice: {comparison.title}"), caption=caption, box=SIMPLE_HEAD)
+    table.add_column("method")
+    sets = [name for name in SETS if name in comparison.scores]
+    for heading in (*(SETS[name] for name in sets), "seeds", "time of a run"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for method in comparison.methods:
+        table.add_row(Text(method), *(_macro(comparison, name, method) for name in sets), *_costs(comparison, method))
+    console.print(table)
+
+
+def _macro(comparison: Comparison, which: str, method: str) -> str:
+    found = comparison.scores[which]["dice"].get(method)
+    return UNDEFINED if found is None else mean_sd(found["macro"])
+
+
+def _costs(comparison: Comparison, method: str) -> tuple[str, str]:
+    costs = comparison.costs[method]
+    return str(len(costs["seeds"])), duration(costs["seconds"])
