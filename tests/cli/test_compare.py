@@ -16,12 +16,14 @@ from small_hospitals import SITES
 from typer.testing import CliRunner
 
 from fedpartial.cli import compare as command
+from fedpartial.cli import compare_pictures
 from fedpartial.cli import run as run_command
 from fedpartial.cli.compare import CompareOptions, compare_jobs
 from fedpartial.cli.compare_progress import seconds_left
 from fedpartial.cli.main import app
 from fedpartial.cli.run import Outcome
 from fedpartial.cli.watch import Patience
+from fedpartial.errors import DataFaults
 
 pytestmark = pytest.mark.timeout(30)
 FAILED = Outcome(report=None, faults=("the run ended without a report.json",), known=False)
@@ -207,6 +209,29 @@ def test_a_page_that_cannot_be_written_ends_no_run(compare, written, screen, mon
     monkeypatch.setattr(command, "write_pages", fail_once)
     assert compare() == 0
     assert "the comparison so far could not be written: the disk is full" in screen.errors
+
+
+@pytest.mark.parametrize("end", [None, FAILED])
+def test_pictures_are_made_when_all_runs_are_finished(compare, written, monkeypatch, end):
+    shown = []
+    monkeypatch.setattr(compare_pictures, "overlay_pictures", lambda runs: [("a case", b"png")])
+    write = command.write_pages
+    monkeypatch.setattr(
+        command, "write_pages", lambda r, t, out, pictures=(): shown.append(pictures) or write(r, t, out)
+    )
+    compare({"second/seed0": end})
+    assert shown[:-1] == [()] * (len(shown) - 1)
+    assert shown[-1] == ([] if end else [("a case", b"png")])
+
+
+def test_a_comparison_without_pictures_is_better_than_none(compare, written, screen, monkeypatch):
+    def fail(runs):
+        raise DataFaults(["the external set is gone"])
+
+    monkeypatch.setattr(compare_pictures, "overlay_pictures", fail)
+    assert compare() == 0
+    assert "no pictures side by side" in screen.errors
+    assert "the external set is gone" in screen.errors
 
 
 def test_over_a_simulator_the_runs_and_the_comparison_are_written(tmp_path, jobs, screen, report_text, monkeypatch):
