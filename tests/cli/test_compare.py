@@ -211,17 +211,27 @@ def test_a_page_that_cannot_be_written_ends_no_run(compare, written, screen, mon
     assert "the comparison so far could not be written: the disk is full" in screen.errors
 
 
-@pytest.mark.parametrize("end", [None, FAILED])
-def test_pictures_are_made_when_all_runs_are_finished(compare, written, monkeypatch, end):
-    shown = []
+def test_pictures_are_made_after_the_last_run(compare, written, monkeypatch):
+    shown, write = [], command.write_pages
     monkeypatch.setattr(compare_pictures, "overlay_pictures", lambda runs: [("a case", b"png")])
-    write = command.write_pages
-    monkeypatch.setattr(
-        command, "write_pages", lambda r, t, out, pictures=(): shown.append(pictures) or write(r, t, out)
-    )
-    compare({"second/seed0": end})
-    assert shown[:-1] == [()] * (len(shown) - 1)
-    assert shown[-1] == ([] if end else [("a case", b"png")])
+    monkeypatch.setattr(command, "write_pages", lambda *given: shown.append(given[3:]) or write(*given))
+    compare({"second/seed1": FAILED})
+    assert shown == [()] * 4 + [([("a case", b"png")],)]
+
+
+def test_a_comparison_that_cannot_be_written_at_last_is_an_error(compare, written, screen, monkeypatch):
+    def full(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(command, "write_pages", full)
+    assert compare(seeds="0") == 1
+    assert screen.errors.endswith("error: the disk is full\n")
+
+
+def test_a_file_is_no_folder_for_a_comparison(compare, written, screen, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert compare() == 2
+    assert "--out: folder" in screen.errors
 
 
 def test_a_comparison_without_pictures_is_better_than_none(compare, written, screen, monkeypatch):

@@ -118,6 +118,13 @@ def test_a_case_without_a_prediction_of_every_method_is_left_out(runs, drawn):
     assert overlay_pictures(runs) == []
 
 
+def test_while_a_method_is_not_finished_there_are_no_pictures(runs, drawn):
+    runs[1].report = None
+    assert overlay_pictures(runs) == []
+    runs[1].report, runs[3].report = runs[0].report, None
+    assert len(overlay_pictures(runs)) == 2, "the second seed is not shown"
+
+
 def test_without_an_external_set_there_are_no_pictures(runs, drawn):
     del runs[0].report["cases"]["external"]
     assert overlay_pictures(runs) == []

@@ -87,6 +87,9 @@ def compare_jobs(options: CompareOptions, console: Console, errors: Console, pat
         except Interrupted:
             say(errors, "interrupted", "yellow")
             return interruption.exit_code
+        except OSError as error:
+            say_faults(errors, [error])
+            return RUN_FAILED
 
 
 def _plan(options: CompareOptions) -> ComparePlan:
@@ -122,20 +125,22 @@ def _common(options: CompareOptions) -> Options:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """A second command would take a run that goes on for an unfinished one, and replace it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise _out_error(str(error), "a folder that can be written", "Name another folder.") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            expected, remedy = "a folder of its own", "Wait for that command to end, or name another folder."
-            raise ConfigError(
-                where="--out",
-                field="folder",
-                got="one that another command writes to",
-                expected=expected,
-                remedy=remedy,
-            ) from None
+            remedy = "Wait for that command to end, or name another folder."
+            raise _out_error("one that another command writes to", "a folder of its own", remedy) from None
         yield
+
+
+def _out_error(got: str, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where="--out", field="folder", got=got, expected=expected, remedy=remedy)
 
 
 def _run_all(comparing: Comparing) -> int:
@@ -187,8 +192,7 @@ def _write_so_far(comparing: Comparing) -> None:
 def _finish(comparing: Comparing) -> int:
     failed = [run for run in comparing.runs if run.faults]
     if comparing.finished:
-        pictures = [] if failed else _pictures(comparing)
-        comparison, page = write_pages(comparing.finished, comparing.title, comparing.out, pictures)
+        comparison, page = write_pages(comparing.finished, comparing.title, comparing.out, _pictures(comparing))
         print_table(comparison, comparing.console)
         say(comparing.console, f"comparison: {page}")
     for run in failed:

@@ -21,8 +21,10 @@ SHOWN = ("median", "worst")
 
 def overlay_pictures(runs: Sequence[ComparisonRun]) -> list[tuple[str, bytes]]:
     """Title and PNG of the first method's median and worst external case, as all methods' runs with the first seed
-    have predicted it; cases of which a run has kept no prediction are left out."""
+    have predicted it; none while one of these is not finished, nor of cases of which one has kept no prediction."""
     first = [run for run in runs if run.seed == runs[0].seed]
+    if any(run.report is None for run in first):
+        return []
     chosen = {which: number for which, number in _cases(first[0]).items() if _all_have(first, number)}
     if not chosen:
         return []
