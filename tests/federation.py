@@ -17,6 +17,7 @@ from fedpartial.server.aggregation import weighted_mean
 from fedpartial.server.fed_optimizer import ServerSGD
 from fedpartial.server.update_check import check_update
 from fedpartial.sites import SiteConfig
+from fedpartial.training.local_trainer import StartFrom
 from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession
 
@@ -35,6 +36,11 @@ TINY = replace(
 TINY_SUPERVISED = replace(TINY, name="tiny_supervised", network=replace(TINY.network, deep_supervision_heads=1))
 TINY_PRESETS = (TINY, TINY_SUPERVISED)
 SITE_LABELS = {"liver": {1: "liver", 2: "liver_tumor"}, "spleen": {1: "spleen", 2: "background"}}
+
+
+def complete_labels() -> dict[int, str]:
+    """Label values of a site that annotates every class of the tiny presets, in channel order."""
+    return dict(enumerate(TINY.label_space.classes, start=1))
 
 
 def tiny_plan(**changes) -> Plan:
@@ -56,12 +62,22 @@ def tiny_sites(root: Path) -> dict[str, SiteConfig]:
 
 
 def federate(
-    sites: dict[str, SiteConfig], plan: Plan, method: Method, folder: Path, optimizer: ServerSGD | None = None
+    sites: dict[str, SiteConfig],
+    plan: Plan,
+    method: Method,
+    folder: Path,
+    optimizer: ServerSGD | None = None,
+    start_from: StartFrom = "global",
 ) -> list[dict[str, np.ndarray]]:
-    """The global weights after every round; without an optimizer the mean update is added as it is."""
+    """The global weights after every round; without an optimizer the mean update is added as it is.
+
+    With ``start_from`` "local" nothing is aggregated: the mean of the local models after every round, which for one
+    site is its model.
+    """
     weights = {n: t.numpy() for n, t in canonical_state(build_network(plan.config, seed=plan.seed)).items()}
     sessions = {
-        name: SiteSession(site=site, plan=plan, method=method, state_dir=folder / name) for name, site in sites.items()
+        name: SiteSession(site=site, plan=plan, method=method, state_dir=folder / name, start_from=start_from)
+        for name, site in sites.items()
     }
     velocity: dict[str, np.ndarray] = {}
     rounds = []
@@ -72,9 +88,17 @@ def federate(
             result = session.train(received, number, lambda: False)
             updates[name] = {n: tensor.numpy() for n, tensor in result.update.items()}
             check_update(name, updates[name], weights, result.num_steps)
+        if start_from == "local":
+            rounds.append(mean_of([session.trainer.local_weights() for session in sessions.values()]))
+            continue
         change = weighted_mean(updates, dict.fromkeys(updates, 1.0))
         if optimizer is not None:
             velocity, change = optimizer.step(velocity, change, round_number=number, num_rounds=plan.num_rounds)
         weights = {n: value + change[n] for n, value in weights.items()}
         rounds.append(weights)
     return rounds
+
+
+def mean_of(models: list[dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """The mean of models by tensor; one model is itself, bit for bit."""
+    return {name: np.mean([model[name].numpy() for model in models], axis=0) for name in models[0]}

@@ -23,6 +23,8 @@ from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
 from fedpartial.flare.weights import METRICS
 from fedpartial.methods.condistfl import ConDistFL
+from fedpartial.methods.fedavg import FedAvg
+from fedpartial.methods.fedprox import FedProx
 from fedpartial.server.final_report import FinalReport
 from fedpartial.server.run_history import RunHistory
 from fedpartial.training.reported import UPDATE_NUMBERS, VALIDATION
@@ -156,9 +158,12 @@ def test_wrong_arguments_are_refused_when_the_policy_is_read(arguments):
 
 def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weights):
     """A new method that reports a new part of its loss needs a line in reported.py."""
-    reply = make_hospital(method=ConDistFL()).execute("train", train_task(weights, 1))
-    assert passed(KnownContent(), reply) is not None
-    reported = {name for name, value in from_shareable(reply).meta[METRICS].items() if isinstance(value, int | float)}
+    reported = set()
+    for method in (FedAvg(), FedProx(), ConDistFL()):
+        reply = make_hospital(method=method, folder=type(method).__name__).execute("train", train_task(weights, 1))
+        assert passed(KnownContent(), reply) is not None
+        metrics = from_shareable(reply).meta[METRICS]
+        reported |= {name for name, value in metrics.items() if isinstance(value, int | float)}
     assert reported == set(UPDATE_NUMBERS)
 
 

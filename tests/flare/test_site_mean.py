@@ -21,8 +21,10 @@ def fl_ctx(tmp_path):
     return fl_ctx
 
 
-def accept(mean: SiteMean, fl_ctx, site: str, value: float, *, steps: int = 1, number: int | None = 3) -> bool:
-    shareable = update_message({"w": torch.full((2,), value)}, steps, {})
+def accept(
+    mean: SiteMean, fl_ctx, site: str, value: float, *, steps: int = 1, cases: int = 1, number: int | None = 3
+) -> bool:
+    shareable = update_message({"w": torch.full((2,), value)}, steps, {"num_training": cases})
     if number is not None:
         shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, number)
     fl_ctx.set_peer_context(peer(site))
@@ -43,6 +45,24 @@ def test_it_is_the_mean_of_the_sites(fl_ctx, weighting, expected):
     assert accept(mean, fl_ctx, "a", 1.0, steps=1)
     assert accept(mean, fl_ctx, "b", 4.0, steps=3)
     assert result(mean, fl_ctx) == [expected, expected]
+
+
+def test_by_training_cases_it_is_numpys_average(fl_ctx):
+    """n_k / n of McMahan et al.; the steps do not matter."""
+    values, cases = [1.5, -2.0, 7.25, 0.125], [16, 3, 210, 41]
+    mean = SiteMean("num_training")
+    for i in (2, 0, 3, 1):
+        assert accept(mean, fl_ctx, f"site{i}", values[i], steps=100 * (i + 1), cases=cases[i])
+    assert result(mean, fl_ctx) == pytest.approx([np.average(values, weights=cases)] * 2, rel=1e-6)
+
+
+def test_a_new_round_weighs_anew(fl_ctx):
+    mean = SiteMean("num_training")
+    accept(mean, fl_ctx, "a", 1.0, cases=9)
+    mean.reset(fl_ctx)
+    accept(mean, fl_ctx, "a", 1.0, cases=1)
+    accept(mean, fl_ctx, "b", 4.0, cases=2)
+    assert result(mean, fl_ctx) == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("number", [2, 4, None])
@@ -73,6 +93,9 @@ def test_a_new_round_starts_empty(fl_ctx):
         mean.aggregate(fl_ctx)
 
 
-def test_an_unknown_weighting_is_refused():
-    with pytest.raises(ConfigError, match="uniform, num_steps"):
-        SiteMean("samples")
+@pytest.mark.parametrize("weighting", ["samples", "Uniform", "", None])
+def test_an_unknown_weighting_is_refused(weighting):
+    with pytest.raises(ConfigError, match="uniform, num_steps, num_training") as caught:
+        SiteMean(weighting)
+    assert caught.value.field == "aggregator.weighting"
+    assert caught.value.got == weighting

@@ -13,18 +13,31 @@ from fedpartial.errors import ConfigError
 from fedpartial.methods.base import RoundContext
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
+from fedpartial.methods.fedprox import FedProx
 from fedpartial.networks.dynunet import build_network, heads
 from fedpartial.presets import ABDOMEN
 
-METHODS = (FedAvg, ConDistFL)
+METHODS = (FedAvg, FedProx, ConDistFL)
+NAIVE = FedAvg(unlabelled="background")
+OBJECTIVES = {
+    **{cls.__name__: cls() for cls in METHODS},
+    "naive FedAvg": NAIVE,
+    "naive FedProx": FedProx(supervised=NAIVE),
+    "naive ConDistFL": ConDistFL(supervised=NAIVE),
+}
+"""Every method, with the marginal loss and with unlabelled classes as background."""
 SHAPE = (4, 4, 4)
-CONTEXT = RoundContext(round_number=1, num_rounds=3, groups=torch.from_numpy(ABDOMEN.group_matrix()))
+GROUPS = torch.from_numpy(ABDOMEN.group_matrix())
+PARAMETERS = (torch.ones(2, dtype=torch.float64),)
+REFERENCE = (torch.zeros(2, dtype=torch.float64),)
+CONTEXT = RoundContext(round_number=1, num_rounds=3, groups=GROUPS, parameters=PARAMETERS, reference=REFERENCE)
+"""A network of two parameters at a distance of 1 each from the global model's."""
 LIVER, SPLEEN = (torch.from_numpy(ABDOMEN.labelled_mask(names)) for names in (("liver", "liver_tumor"), ("spleen",)))
 
 
-@pytest.fixture(params=METHODS, ids=lambda m: m.__name__)
+@pytest.fixture(params=OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def method(request):
-    return request.param()
+    return request.param
 
 
 def batch(seed: int = 0):
@@ -112,9 +125,13 @@ def test_supervision_weighs_the_heads_two_to_one(method):
     assert torch.isclose(both, 2 / 3 * alone[0] + 1 / 3 * alone[1], rtol=1e-12)
 
 
-def test_without_a_teacher_every_method_is_its_supervision(method):
+def test_without_a_teacher_and_a_reference_every_method_is_its_supervision(method):
     outputs, _, labels, labelled = batch()
-    assert torch.equal(total(method, outputs, None, labels, labelled), total(FedAvg(), outputs, None, labels, labelled))
+    nothing = RoundContext(round_number=1, num_rounds=3, groups=GROUPS)
+    supervised = getattr(method, "supervised", method)
+    loss = method.loss(outputs, None, labels, labelled, nothing)
+    assert torch.equal(loss.total, supervised.loss(outputs, None, labels, labelled, nothing).total)
+    assert set(loss.parts) == {"dice", "ce"}
 
 
 def test_distillation_looks_at_the_full_resolution_head_only():
@@ -174,6 +191,10 @@ def test_options_of_the_distillation_reach_the_loss(option, other):
         (ConDistFL, "temperature", 0),
         (ConDistFL, "temperature", -0.5),
         (ConDistFL, "temperature", float("nan")),
+        (FedAvg, "unlabelled", "ignore"),
+        (FedProx, "mu", -0.01),
+        (FedProx, "mu", float("nan")),
+        (FedProx, "mu", float("inf")),
     ],
 )
 def test_a_wrong_option_is_refused_with_its_name(cls, option, value):

@@ -10,6 +10,7 @@ from fedpartial.networks.canonical import (
     canonical_state,
     canonical_tensors,
     describe_mismatch,
+    is_statistic,
     load_canonical,
 )
 from fedpartial.networks.dynunet import build_network
@@ -54,10 +55,29 @@ def test_names_come_in_the_order_of_state_dict(phantom_net):
     assert not [name for name in names if name.startswith("skip_layers.")], "first names, not aliases"
 
 
-def test_buffers_travel_and_nonpersistent_ones_do_not():
+def test_buffers_travel_but_neither_nonpersistent_ones_nor_counters():
     module = nn.BatchNorm1d(3)
     module.register_buffer("scratch", torch.zeros(5), persistent=False)
-    assert list(canonical_state(module)) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert list(canonical_state(module)) == ["weight", "bias", "running_mean", "running_var"]
+    assert "num_batches_tracked" in module.state_dict(), "without a counter this test shows nothing"
+
+
+def test_the_counters_of_a_site_are_its_own():
+    """No mean of them exists, and a state that holds one does not fit."""
+    module, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    other(torch.randn(4, 3))
+    module.num_batches_tracked.fill_(5)
+    load_canonical(module, canonical_state(other))
+    assert module.num_batches_tracked.item() == 5
+    assert torch.equal(module.running_mean, other.running_mean)
+    with pytest.raises(StateMismatch, match="num_batches_tracked"):
+        load_canonical(module, {**canonical_state(other), "num_batches_tracked": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize("prefix", ["", "input_block.norm1.", "running_var."])
+def test_statistics_are_known_by_the_last_part_of_their_name(prefix):
+    names = canonical_state(nn.BatchNorm1d(3))
+    assert [name for name in names if is_statistic(prefix + name)] == ["running_mean", "running_var"]
 
 
 def test_a_state_is_a_copy(network):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from federation import TINY_SUPERVISED
 from fedpartial.errors import ConfigError
@@ -77,6 +78,48 @@ def test_the_update_is_left_alone():
     velocity, change = ServerSGD().step(velocity, update, round_number=1, num_rounds=2)
     change["w"] += 1
     assert update["w"].tolist() == [1.0]
+
+
+# --- running statistics of BatchNorm ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    """The canonical state of a convolution with a BatchNorm, as arrays."""
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 3, 1), torch.nn.BatchNorm1d(3))
+    return {name: tensor.numpy() for name, tensor in canonical_state(network).items()}
+
+
+def test_statistics_take_the_plain_mean_and_parameters_the_optimiser(normalised):
+    update = {name: np.full_like(value, 0.1) for name, value in normalised.items()}
+    found = walk(ServerSGD(), update, len(POSITIONS))
+    statistics = {"1.running_mean", "1.running_var"}
+    assert statistics < set(update)
+    for number, (position, expected) in enumerate(zip(found, POSITIONS, strict=True), start=1):
+        for name, value in position.items():
+            plain = 0.1 * number
+            np.testing.assert_allclose(value, plain if name in statistics else expected, rtol=1e-6, err_msg=name)
+
+
+def test_statistics_are_never_in_the_velocity(normalised):
+    velocity = {}
+    for number in range(3):
+        velocity, change = ServerSGD().step(velocity, normalised, round_number=number, num_rounds=3)
+        assert set(velocity) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+        assert set(change) == set(normalised)
+
+
+def test_a_variance_that_falls_stays_positive_under_momentum():
+    """The sites halve it in every round. As a parameter it would overshoot: 4, 2, -0.8."""
+    optimizer, ends = ServerSGD(momentum=0.9), {}
+    for name in ("1.running_var", "1.weight"):
+        value, velocity, lowest = np.float32([4.0, 1.0, 0.5]), {}, np.inf
+        for number in range(10):
+            velocity, change = optimizer.step(velocity, {name: -value / 2}, round_number=number, num_rounds=10)
+            value = value + change[name]
+            lowest = min(lowest, value.min())
+        ends[name] = lowest
+    assert ends["1.running_var"] > 0 > ends["1.weight"]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def _check_field(name: object, value: object, classes: Collection[str]) -> None:
         _expect(is_number(value), name, value, "a finite number")
         _expect(name not in COUNTS or type(value) is int, name, value, "a whole number")
         _expect(name not in NOT_NEGATIVE or value >= 0, name, value, "a number of at least 0")
+        _expect(name != "num_training" or value > 0, name, value, "a number of at least 1: it may weigh the update")
 
 
 def _check_dice(field: str, given: object, classes: Collection[str]) -> None:
