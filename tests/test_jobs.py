@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedpartial.errors import ConfigError
+from fedpartial.flare.standalone import NoAggregation
 from fedpartial.phantom import PHANTOM_SITES
 from fedpartial.presets import get_preset
 
@@ -20,6 +21,8 @@ JOBS_DIR = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(folder for folder in JOBS_DIR.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 REFERENCE = JOBS_DIR / "fedavg"
 SITES = sorted(set(PHANTOM_SITES) - {"external"})
+POOLED = {"central", "central_plain"}
+"""Jobs of one site that holds the data of all."""
 
 META, SERVER, CLIENT = "meta.json", "app/config/config_fed_server.json", "app/config/config_fed_client.json"
 CONFIGS = (META, SERVER, CLIENT)
@@ -28,16 +31,33 @@ FRONT_MATTER = {"title", "paper", "labels", "limit"}
 SYSTEM_VARIABLES = {"SITE_NAME", "WORKSPACE", "JOB_ID", "ROOT_URL", "SECURE_MODE"}
 FLARE_KEYS = {"format_version", "executors", "workflows", "components", "task_data_filters", "task_result_filters"}
 
+NAME = {"meta.json#/name", f"{SERVER}#/components/plan/args/job"}
+GENERATOR = {f"{SERVER}#/components/shareable_generator/{part}" for part in ("path", "args")}
+METHOD = f"{CLIENT}#/components/learner/args/method"
+OTHER_METHOD = {f"{METHOD}/path", f"{METHOD}/args"}
+ONE_SITE = {
+    *(f"meta.json#/deploy_map/app/{place}" for place in (1, 2, 3, 4)),
+    "meta.json#/min_clients",
+    f"{SERVER}#/min_clients",
+}
+
 ALLOWED_DIFFERENCES = {
     "fedavg": set(),
-    "condistfl": {
-        "meta.json#/name",
-        f"{SERVER}#/components/plan/args/job",
-        f"{SERVER}#/components/shareable_generator/path",
-        f"{SERVER}#/components/shareable_generator/args",
-        f"{CLIENT}#/components/learner/args/method/path",
-        f"{CLIENT}#/components/learner/args/method/args",
+    "fedavg_plain": {*NAME, f"{METHOD}/args/unlabelled"},
+    "fedprox": {*NAME, *OTHER_METHOD},
+    "fedopt": {*NAME, *GENERATOR},
+    "condistfl": {*NAME, *GENERATOR, *OTHER_METHOD},
+    "condistfl_upstream": {*NAME, *GENERATOR, *OTHER_METHOD},
+    "condistfl_union": {*NAME, *GENERATOR, *OTHER_METHOD, f"{SERVER}#/components/plan/args/merge_lesions"},
+    "standalone": {
+        *NAME,
+        *GENERATOR,
+        f"{METHOD}/args/unlabelled",
+        f"{METHOD}/args/absent_class",
+        f"{CLIENT}#/components/learner/args/start_from",
     },
+    "central": {*NAME, *ONE_SITE},
+    "central_plain": {*NAME, *ONE_SITE, f"{METHOD}/args/unlabelled"},
 }
 """Job -> file#JSON pointer of every value that differs from jobs/fedavg. An entry of a list that has an "id" goes by
 that id; "args" is compared as one value where "path" differs too."""
@@ -102,7 +122,8 @@ def faults(job: Path) -> list[str]:
     for name in (SERVER, CLIENT):
         checks = (variable_faults, class_faults, id_faults, value_faults)
         found += [f"{name}{fault}" for check in checks for fault in check(configs[name])]
-    return found + path_faults(configs) + plan_faults(job, configs[SERVER])
+    found += path_faults(configs) + plan_faults(job, configs[SERVER])
+    return found + client_faults(configs) + standalone_faults(configs)
 
 
 def front_matter_faults(job: Path) -> list[str]:
@@ -113,17 +134,40 @@ def front_matter_faults(job: Path) -> list[str]:
     lines = [line.partition(": ") for line in block[1].splitlines()]
     given = {key for key, _, value in lines if value.strip()}
     found = [f"README.md: front matter without {key}" for key in sorted(FRONT_MATTER - given)]
-    return found + ([] if f"jobs/{job.name}" in text else ["README.md: no command for this job"])
+    commands = (f"nvflare simulator jobs/{job.name}", f"fedpartial run jobs/{job.name}")
+    return found + [
+        f"README.md: no command {c!r}" for c in commands if not re.search(rf"^    {c}\b", text, re.MULTILINE)
+    ]
 
 
 def meta_faults(job: Path, meta: dict) -> list[str]:
     found = []
     if meta.get("name") != job.name:
         found.append(f"{META}#/name: {meta.get('name')!r}")
-    if meta.get("deploy_map") != {"app": ["server", *SITES]}:
+    sites = ["central"] if job.name in POOLED else SITES
+    if meta.get("deploy_map") != {"app": ["server", *sites]}:
         found.append(f"{META}#/deploy_map: {meta.get('deploy_map')}")
-    if meta.get("min_clients") != len(SITES):
+    if meta.get("min_clients") != len(sites):
         found.append(f"{META}#/min_clients: {meta.get('min_clients')}")
+    return found
+
+
+def client_faults(configs: dict[str, dict]) -> list[str]:
+    """FLARE's scheduler and our rounds need the same number of sites."""
+    given = configs[SERVER].get("min_clients")
+    return [] if given == configs[META].get("min_clients") else [f"{SERVER}#/min_clients: {given}; meta.json says else"]
+
+
+def standalone_faults(configs: dict[str, dict]) -> list[str]:
+    """Sites keep their own models exactly where nothing is aggregated; only cross_site reports them."""
+    paths = {entry["path"]: entry.get("args", {}) for _, entry in built_classes(configs[SERVER])}
+    alone = f"{NoAggregation.__module__}.{NoAggregation.__name__}" in paths
+    learners = [e for e in configs[CLIENT].get("components", []) if e.get("id") == "learner"]
+    start = [e.get("args", {}).get("start_from", "global") for e in learners]
+    found = [f"{CLIENT}#/components/learner/args/start_from: {s}" for s in start if (s == "local") != alone]
+    final = next((args for path, args in paths.items() if path.endswith(".FinalEvaluation")), {})
+    if alone and final.get("cross_site") is not True:
+        found.append(f"{SERVER}#/workflows/final_evaluation/args/cross_site: {final.get('cross_site')}")
     return found
 
 
@@ -233,8 +277,9 @@ def differences_of(job: Path, reference: Path = REFERENCE) -> set[str]:
 
 
 def test_there_are_jobs_to_check():
-    assert len(JOBS) >= 2
-    assert {job.name for job in JOBS} >= {"fedavg", "condistfl"}
+    assert len(JOBS) == 10
+    assert {job.name for job in JOBS} == set(ALLOWED_DIFFERENCES)
+    assert set(ALLOWED_DIFFERENCES) > POOLED
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
@@ -248,8 +293,31 @@ def test_a_job_differs_from_fedavg_only_where_the_table_says(job):
     assert differences_of(job) == ALLOWED_DIFFERENCES[job.name]
 
 
-def test_the_table_has_no_row_for_a_job_that_is_gone():
-    assert set(ALLOWED_DIFFERENCES) == {job.name for job in JOBS}
+def test_what_kind_of_job_each_one_is():
+    """Which jobs aggregate nothing, merge lesions or pool the data, as the JSON says it."""
+    kinds = {"NoAggregation": set(), "merge_lesions": set(), '"local"': set(), '"central"': set()}
+    for job in JOBS:
+        text = "".join((job / name).read_text(encoding="utf-8") for name in CONFIGS)
+        for kind, found in kinds.items():
+            if kind in text:
+                found.add(job.name)
+    assert kinds == {
+        "NoAggregation": {"standalone"},
+        '"local"': {"standalone"},
+        "merge_lesions": {"condistfl_union"},
+        '"central"': POOLED,
+    }
+
+
+def test_fedopt_has_the_server_of_condistfl_and_the_sites_of_fedavg():
+    """Its README says that the two differ in the distillation alone; a copy of a number would go its own way."""
+    fedopt, condistfl = (JOBS_DIR / name for name in ("fedopt", "condistfl"))
+    assert differences_of(fedopt, condistfl) == {*NAME, *OTHER_METHOD}
+    assert read(fedopt / CLIENT) == read(REFERENCE / CLIENT)
+    assert differences_of(JOBS_DIR / "condistfl_union", condistfl) == {
+        *NAME,
+        f"{SERVER}#/components/plan/args/merge_lesions",
+    }
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
@@ -293,6 +361,10 @@ def component(config: dict, name: str) -> dict:
     return next(entry for entry in config["components"] if entry["id"] == name)
 
 
+def learner_args(config: dict) -> dict:
+    return component(config, "learner")["args"]
+
+
 SPOILERS = {
     "a missing README": (lambda job: (job / "README.md").unlink(), "missing file README.md"),
     "a missing custom folder": (lambda job: shutil.rmtree(job / "app/custom"), "missing file app/custom/README.md"),
@@ -303,7 +375,22 @@ SPOILERS = {
     "a key twice": (replace_text(SERVER, '"seed": 0,', '"seed": 0, "seed": 1,'), "stands twice"),
     "another name": (change(META, lambda c: c.update(name="tiny")), "#/name"),
     "a forgotten site": (change(META, lambda c: c["deploy_map"]["app"].remove("spleen")), "#/deploy_map"),
-    "too few clients": (change(META, lambda c: c.update(min_clients=1)), "#/min_clients"),
+    "too few clients": (change(META, lambda c: c.update(min_clients=1)), "meta.json#/min_clients"),
+    "other clients in the rounds": (change(SERVER, lambda c: c.update(min_clients=1)), f"{SERVER}#/min_clients"),
+    "no command of FLARE": (replace_text("README.md", "nvflare simulator jobs/fedavg", "nvflare"), "'nvflare simul"),
+    "no command of ours": (
+        replace_text("README.md", "fedpartial run jobs/fedavg", "fedpartial run"),
+        "'fedpartial run",
+    ),
+    "a command of another job": (
+        replace_text("README.md", "run jobs/fedavg ", "run jobs/fedavg_plain "),
+        "'fedpartial run",
+    ),
+    "sites alone and a mean": (
+        change(CLIENT, lambda c: learner_args(c).update(start_from="local")),
+        "start_from: local",
+    ),
+    "a wrong start": (change(CLIENT, lambda c: learner_args(c).update(start_from="own")), "ConfigError"),
     "an undefined variable": (change(SERVER, lambda c: c.pop("seed")), "undefined variable 'seed'"),
     "a misspelt variable": (change(SERVER, lambda c: c.update(lokal_steps=3)), "nobody uses it"),
     "a missing class": (
@@ -349,6 +436,63 @@ def test_the_check_itself_sees_every_kind_of_fault(tmp_path, spoiler):
     shutil.copytree(REFERENCE, job)
     assert faults(job) == []
     spoil, expected = SPOILERS[spoiler]
+    spoil(job)
+    assert [fault for fault in faults(job) if expected in fault]
+
+
+def every_site(meta: dict) -> None:
+    meta.update(min_clients=4, deploy_map={"app": ["server", *SITES]})
+
+
+SPOILERS_OF_OTHERS = {
+    "sites take a model that nobody makes": (
+        "standalone",
+        change(CLIENT, lambda c: learner_args(c).pop("start_from")),
+        "start_from: global",
+    ),
+    "a mean that nobody takes": (
+        "standalone",
+        change(
+            SERVER,
+            lambda c: component(c, "shareable_generator").update(
+                component(read(REFERENCE / SERVER), "shareable_generator")
+            ),
+        ),
+        "start_from: local",
+    ),
+    "nothing to report": (
+        "standalone",
+        change(
+            SERVER,
+            lambda c: component({"components": c["workflows"]}, "final_evaluation")["args"].update(cross_site=False),
+        ),
+        "cross_site: False",
+    ),
+    "the sites beside the pool": (
+        "central",
+        change(META, lambda c: c["deploy_map"]["app"].append("liver")),
+        "#/deploy_map",
+    ),
+    "the sites in place of the pool": ("central_plain", change(META, every_site), "#/deploy_map"),
+    "more clients than the pool": (
+        "central",
+        change(META, lambda c: c.update(min_clients=4)),
+        "meta.json#/min_clients",
+    ),
+    "the command of the pool's other job": (
+        "central",
+        replace_text("README.md", "nvflare simulator jobs/central", "nvflare simulator jobs/central_plain"),
+        "'nvflare simulator jobs/central'",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS_OF_OTHERS)
+def test_the_check_itself_sees_the_faults_of_other_jobs(tmp_path, spoiler):
+    name, spoil, expected = SPOILERS_OF_OTHERS[spoiler]
+    job = tmp_path / name
+    shutil.copytree(JOBS_DIR / name, job)
+    assert faults(job) == []
     spoil(job)
     assert [fault for fault in faults(job) if expected in fault]
 
