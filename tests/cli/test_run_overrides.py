@@ -196,3 +196,11 @@ def test_a_job_without_sites_is_refused(job, edit):
     edit("meta.json", lambda c: c.update(deploy_map={"app": ["server"]}))
     with pytest.raises(ConfigError, match="sites by name"):
         with_overrides(read_job(job), {}, None)
+
+
+def test_central_training_takes_no_other_sites(tmp_path):
+    """Without its pool it would silently be a federation."""
+    central = read_job(find_job("central"))
+    with pytest.raises(ConfigError, match="trains in one place"):
+        with_overrides(central, {}, ["liver", "spleen"])
+    assert with_overrides(central, {}, ["central"]).sites == ("central",)

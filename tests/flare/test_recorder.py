@@ -16,10 +16,11 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from federation import tiny_plan
+from fedpartial.evaluation.formats import rough_duration
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL, GlobalModelFile
 from fedpartial.flare.plan import RunPlan
-from fedpartial.flare.progress import ProgressFile, duration
+from fedpartial.flare.progress import ProgressFile
 from fedpartial.flare.recorder import RunRecorder
 from fedpartial.flare.weights import update_message
 from fedpartial.training.model_file import load_model
@@ -155,7 +156,8 @@ def test_progress_is_appended_line_by_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "unknown time"), (0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min")]
+    ("seconds", "text"),
+    [(None, "unknown time"), (0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (9000, "2.5 h")],
 )
 def test_durations_for_people(seconds, text):
-    assert duration(seconds) == text
+    assert rough_duration(seconds) == text

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedpartial.cli.compare_check import ComparisonRun
 from fedpartial.evaluation.comparison import ComparedRun, Comparison, compare
-from fedpartial.evaluation.formats import UNDEFINED, mean_sd
-from fedpartial.flare.progress import duration
+from fedpartial.evaluation.formats import UNDEFINED, mean_sd, rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,4 +54,4 @@ def _macro(comparison: Comparison, which: str, method: str) -> str:
 
 def _costs(comparison: Comparison, method: str) -> tuple[str, str]:
     costs = comparison.costs[method]
-    return str(len(costs["seeds"])), duration(costs["seconds"])
+    return str(len(costs["seeds"])), rough_duration(costs["seconds"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedpartial.cli.compare_check import ComparisonRun
 from fedpartial.cli.console import say
 from fedpartial.cli.progress_view import ProgressView
-from fedpartial.flare.progress import duration
+from fedpartial.evaluation.formats import rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,15 +43,15 @@ class Progress:
 
     def end(self, run: ComparisonRun) -> None:
         how = "failed after" if run.faults else "done in"
-        say(self.console, f"{self._place(run)}: {how} {duration(run.seconds)}; {self._times()}")
+        say(self.console, f"{self._place(run)}: {how} {rough_duration(run.seconds)}; {self._times()}")
 
     def _place(self, run: ComparisonRun) -> str:
         return f"run {self.runs.index(run) + 1} of {len(self.runs)}: {run}"
 
     def _times(self) -> str:
         left = seconds_left(self.runs)
-        so_far = f"{duration(time.monotonic() - self._started)} so far"
-        return so_far if left is None else f"{so_far}, about {duration(left)} left"
+        so_far = f"{rough_duration(time.monotonic() - self._started)} so far"
+        return so_far if left is None else f"{so_far}, about {rough_duration(left)} left"
 
 
 def seconds_left(runs: Sequence[ComparisonRun]) -> float | None:

@@ -12,6 +12,7 @@ from fedpartial.cli.job_folder import ALL_SITES, CLIENT_CONFIG, META, SERVER, Jo
 from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.presets import PRESETS, get_preset
 
 RESERVED_NAMES = (SERVER, EXTERNAL, EXTERNAL_ORGANS)
@@ -38,6 +39,7 @@ def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] 
     job = replace(job, server={**job.server, **values})
     if sites is not None:
         _check_names(sites)
+        _check_no_pool(job, sites)
         job = _with_sites(job, tuple(sites))
     if ALL_SITES in job.sites or not job.sites:
         remedy = "Name the sites with --sites a,b,c."
@@ -108,6 +110,18 @@ def _check_names(sites: Sequence[str]) -> None:
             got=", ".join(dict.fromkeys(bad)),
             expected="different names of letters, digits, '_', '.' and '-', separated by commas",
             remedy=f"For example --sites liver,spleen ({' and '.join(RESERVED_NAMES)} are names of other things).",
+        )
+
+
+def _check_no_pool(job: Job, sites: Sequence[str]) -> None:
+    """Without its pool a job of central training would be a federation of these sites."""
+    if set(job.sites) <= set(PHANTOM_POOLS) and not set(sites) <= set(PHANTOM_POOLS):
+        raise ConfigError(
+            where="--sites",
+            field="sites",
+            got=", ".join(sites),
+            expected=f"{', '.join(job.sites)}: {job.name} trains in one place",
+            remedy='Leave the option out; a site file {"pool": [...]} says whose data lies there.',
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fedpartial.flare.progress import duration
+from fedpartial.evaluation.formats import rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,16 +100,17 @@ def _update(event: dict, plan: dict, sites: Sequence[str]) -> str:
     width = max(map(len, (*sites, event["site"])))
     dice = "   -  " if event["val_dice"] is None else f"{event['val_dice']:6.3f}"
     left = event["remaining_seconds"]
+    remaining = "" if left is None else f"  about {rough_duration(left)} of training left"
     return (
         f"round {_of_all(event, plan)}  {event['site']:<{width}}  loss {event['loss']:6.3f}  Dice before {dice}  "
-        f"{duration(event['seconds']):>6}" + ("" if left is None else f"  about {duration(left)} of training left")
+        f"{rough_duration(event['seconds']):>6}{remaining}"
     )
 
 
 def _round(event: dict, plan: dict, sites: Sequence[str]) -> str:
     dice = event["previous_val_dice"]
     scored = "" if dice is None else f"; mean Dice of the model before it {dice:.3f}"
-    return f"round {_of_all(event, plan)}  done in {duration(event['seconds'])}{scored}"
+    return f"round {_of_all(event, plan)}  done in {rough_duration(event['seconds'])}{scored}"
 
 
 def _phase(event: dict, plan: dict, sites: Sequence[str]) -> str:

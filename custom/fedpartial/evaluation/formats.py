@@ -51,6 +51,15 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def rough_duration(seconds: float | None) -> str:
+    """For what goes on or is only guessed: '40 s', '3 min', '2.5 h'."""
+    if seconds is None:
+        return "unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def plural(count: int, noun: str) -> str:
     """'1 case', '3 cases'."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -19,10 +19,3 @@ class ProgressFile:
         line = json.dumps({"event": event, "time": time.time(), **values})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: '40 s', '3 min'."""
-    if seconds is None:
-        return "unknown time"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

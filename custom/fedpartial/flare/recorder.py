@@ -15,10 +15,11 @@ from nvflare.app_common.app_event_type import AppEventType
 from nvflare.widgets.widget import Widget
 
 from fedpartial.errors import ConfigError
+from fedpartial.evaluation.formats import rough_duration
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
-from fedpartial.flare.progress import ProgressFile, duration
+from fedpartial.flare.progress import ProgressFile
 from fedpartial.flare.silence import SilentSites
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.server.run_history import RunHistory
@@ -104,7 +105,7 @@ class RunRecorder(Widget):
         self.log_info(
             fl_ctx,
             f"round {number}/{self.history.num_rounds} {site}: loss {metrics['loss']:.3f}{before}, "
-            f"{duration(metrics['seconds'])}; about {duration(left)} left",
+            f"{rough_duration(metrics['seconds'])}; about {rough_duration(left)} left",
         )
 
     def _look_at_optimizer(self, site: str, left_by: int, fl_ctx: FLContext) -> None:
