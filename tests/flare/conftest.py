@@ -40,9 +40,11 @@ def make_hospital(tiny, tiny_sites: dict, tmp_path: Path) -> Callable[..., Hospi
 def make_server(make_hospital: Callable[..., Hospital], tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Builds a server with the two hospitals: ``make_server(generator=..., method=..., num_rounds=3)``."""
 
-    def make(generator=None, method=None, folder: str = "run", lasting: bool = True, **plan) -> Server:
-        names = ("liver", "spleen")
-        hospitals = {n: make_hospital(n, method, folder=f"{folder}/sites", lasting=lasting) for n in names}
+    def make(
+        generator=None, method=None, folder: str = "run", lasting: bool = True, start_from: str = "global", **plan
+    ) -> Server:
+        names, options = ("liver", "spleen"), {"lasting": lasting, "start_from": start_from}
+        hospitals = {n: make_hospital(n, method, folder=f"{folder}/sites", **options) for n in names}
         return Server(tmp_path / folder / "server", hospitals, generator or FullModelShareableGenerator(), **plan)
 
     return make

@@ -32,6 +32,7 @@ from fedpartial.flare.recorder import RunRecorder
 from fedpartial.flare.rounds import FederatedRounds
 from fedpartial.flare.update_guard import UpdateGuard
 from fedpartial.sites import SiteConfig
+from fedpartial.training.local_trainer import StartFrom
 
 
 def on_the_wire(message: Shareable) -> Shareable:
@@ -89,8 +90,11 @@ def peer(name: str, sent: Shareable | None = None) -> FLContext:
 class Hospital:
     """A site: a LearnerExecutor around a SiteLearner. ``lasting`` False is a new process for every task."""
 
-    def __init__(self, config: SiteConfig, method, root: Path, *, lasting: bool = True):
+    def __init__(
+        self, config: SiteConfig, method, root: Path, *, lasting: bool = True, start_from: StartFrom = "global"
+    ):
         self.name, self.root, self.method, self.lasting = config.name, root, method, lasting
+        self.start_from = start_from
         workspace(root, self.name)
         values = {
             "labels": {str(raw): name for raw, name in config.labels.items()},
@@ -108,7 +112,8 @@ class Hospital:
     def execute(self, task_name: str, task: Shareable, signal: Signal | None = None) -> Shareable:
         if self.executor is None or not self.lasting:
             self.executor = LearnerExecutor("learner")
-            self.fl_ctx = context(Engine({"learner": SiteLearner(self.method)}), self.name, self.root)
+            learner = SiteLearner(self.method, self.start_from)
+            self.fl_ctx = context(Engine({"learner": learner}), self.name, self.root)
         return self.executor.execute(task_name, task, self.fl_ctx, signal or Signal())
 
 

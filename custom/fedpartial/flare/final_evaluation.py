@@ -32,6 +32,11 @@ from fedpartial.training.model_file import load_model
 from fedpartial.training.reported import LOCAL
 
 PORTION_BYTES = 256 * 1024**2
+NO_LOCAL_MODELS = (
+    "nothing to evaluate: without aggregation there are only the sites' models, which the server gets with the updates of "
+    "the last round if cross_site is true, and does not keep for a run that is continued after it. Every site has its own "
+    "in local_model.safetensors of the interrupted job."
+)
 
 
 class FinalEvaluation(Controller):
@@ -93,6 +98,9 @@ class FinalEvaluation(Controller):
         models = {} if standalone else self._global_models(root)
         validated = ["final"] if models else []  # the best of the earlier rounds was validated when it was one
         models |= {f"{LOCAL}{site}": weights for site, weights in sorted(self._local_models.items())}
+        if not models:
+            self.system_panic(NO_LOCAL_MODELS, fl_ctx)
+            return
         for portion in portions(models, PORTION_BYTES):
             if abort_signal.triggered:
                 return
