@@ -76,7 +76,7 @@ def test_every_top_level_field_is_required_and_no_other_is_allowed(report):
             validate_report({k: v for k, v in report.items() if k != key})
     with pytest.raises(ValueError, match="hostname"):
         validate_report(report | {"hostname": "gpu01"})
-    assert len(report) == 17
+    assert len(report) == 18
 
 
 @pytest.mark.parametrize(
@@ -248,3 +248,13 @@ def test_a_site_that_only_scores_does_not_load_the_drawing_libraries():
 def _rows(path: Path) -> list[dict]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_scores_with_lesions_merged_have_a_table_of_their_own(record_parts, paths, tmp_path):
+    assert "data-organ" not in paths.html.read_text(encoding="utf-8")
+    organs = {"liver": record_parts["external"]["liver"]}
+    written = write_report(RunRecord(**record_parts | {"external_organs": organs}), tmp_path)
+    page = written.html.read_text(encoding="utf-8")
+    assert page.count("data-organ=") == 1
+    assert 'data-organ="liver"' in page
+    assert read_report(written.json)["external_organs"] == organs

@@ -94,7 +94,9 @@ def best(scores: Mapping, metric: str, name: str | None) -> set[str]:
         entries = {m: e for m, e in entries.items() if e["n"] == most}
     shown = {method: round(entry["mean"], DIGITS[metric]) for method, entry in entries.items()}
     choose = min if metric in LOWER_IS_BETTER else max
-    return {method for method, value in shown.items() if value == choose(shown.values())} if len(shown) > 1 else set()
+    if len(set(shown.values())) < 2:  # none is better than another
+        return set()
+    return {method for method, value in shown.items() if value == choose(shown.values())}
 
 
 def _entry(values: Mapping, name: str | None) -> Mapping | None:

@@ -123,9 +123,11 @@ def pair_table(comparison: Comparison, which: str) -> Table:
     """Every test of a set."""
     rows = []
     for t in comparison.tests[which]:
-        p = (t.wilcoxon_p, t.wilcoxon_holm, t.mann_whitney_p, t.mann_whitney_holm, t.smallest_p)
-        numbers = (str(t.n), str(t.seeds), f"{t.difference:+.3f}", f"{t.rank_biserial:+.2f}", *(f"{x:.3g}" for x in p))
-        rows.append((_text(t.a), _text(t.b), *(_number(text, strong=t.significant) for text in numbers)))
+        corrected = ((t.wilcoxon_p, t.wilcoxon_holm), (t.mann_whitney_p, t.mann_whitney_holm))
+        values = [_number(text) for text in (str(t.n), str(t.seeds), f"{t.difference:+.3f}", f"{t.rank_biserial:+.2f}")]
+        for p, holm in corrected:
+            values += [_number(f"{p:.3g}"), _number(f"{holm:.3g}", strong=holm < ALPHA)]
+        rows.append((_text(t.a), _text(t.b), *values, _number(f"{t.smallest_p:.3g}")))
     caption = "Every pair of methods. Holm: the p before it, corrected over all pairs of this table."
     return Table(caption=caption, head=TEST_COLUMNS, rows=tuple(rows), classes={}, text_columns=2)
 
