@@ -20,6 +20,7 @@ from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
 from tiny_hospital import write_case, write_nifti
 
 from federation import TINY, federate, tiny_plan
+from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER
 from fedpartial.flare.learner import MODELS, VALIDATED, SiteLearner
@@ -130,6 +131,22 @@ def test_every_model_of_a_task_is_scored(make_hospital, weights):
     for cases in dxo.data["testing"].values():
         assert [CaseScores.from_dict(case).classes for case in cases] == [("liver", "liver_tumor")]
     assert dxo.data["testing"]["best"] == dxo.data["testing"]["local spleen"]
+
+
+def test_a_site_validates_the_models_that_are_asked_for_but_never_anothers_local_one(make_hospital, weights):
+    models = dict.fromkeys(("final", "best", "local liver", "local spleen"), weights)
+    task = score_task(models)
+    task[VALIDATED] = ["best", "local liver", "local spleen"]
+    dxo = from_shareable(on_the_wire(make_hospital().execute("validate", task)))
+    assert list(dxo.data["validation"]) == ["best", "local liver"]
+    assert list(dxo.data["testing"]) == list(models)
+
+
+@pytest.mark.parametrize("start", ["own", "Local", "", None])
+def test_a_wrong_start_is_refused_before_anything_is_trained(start):
+    with pytest.raises(ConfigError) as caught:
+        SiteLearner(FedAvg(), start)
+    assert caught.value.field == "args.start_from"
 
 
 # --- abort --------------------------------------------------------------------------------------------

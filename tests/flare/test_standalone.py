@@ -136,7 +136,7 @@ def test_the_last_round_is_validated_with_every_sites_own_model(finished):
 
 
 def external_set(server: Server, tmp_path: Path) -> None:
-    """The test data of both hospitals as the server's external set, every class annotated by one of them."""
+    """The liver hospital's test case as the server's external set, its lesion called a spleen: a class of each site."""
     liver = server.link.hospitals["liver"]
     data = json.loads((liver.root / "local/sites/liver.json").read_text(encoding="utf-8"))
     labels = {"1": "liver", "2": "spleen"}

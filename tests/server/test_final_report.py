@@ -210,6 +210,64 @@ def test_stop_ends_the_scoring_of_the_external_set(report, weights, tmp_path):
     assert json.loads(paths.json.read_text(encoding="utf-8"))["external"] == {}
 
 
+# --- without a global model ---------------------------------------------------------------------------
+
+
+LOCAL_MODELS = {"local north": {}, "local south": {}}
+
+
+@pytest.fixture
+def local_report(report):
+    """Two sites, each with the scores of both local models and the validation of its own."""
+    for site, shift in (("north", 0), ("south", 1)):
+        dice = {f"local {site}": 0.75 if site == "north" else 0.25}
+        report.add_site_scores(site, answer(site, dice, {"local north": shift, "local south": 1 - shift}))
+    report.select_local()
+    return report
+
+
+def test_no_model_is_selected_and_the_last_round_has_the_mean_of_the_local_ones(local_report):
+    assert local_report.selected is None
+    assert local_report.history.rounds[-1].val_dice == pytest.approx((0.75 + 0.25) / 2)
+    assert local_report.history.rounds[-1].site_dice == {"north": 0.75, "south": 0.25}
+
+
+def test_every_class_belongs_to_the_site_that_annotates_it(local_report):
+    owners = local_report._owners(LOCAL_MODELS)
+    assert owners == {"liver": "local north", "liver_tumor": "local north", "spleen": "local south"}
+    assert local_report._owners({"local south": {}}) == {"spleen": "local south"}
+
+
+@pytest.mark.parametrize(("north", "south", "owner"), [(3, 2, "north"), (2, 3, "south"), (2, 2, "south")])
+def test_of_two_sites_with_a_class_the_one_with_more_training_cases_answers(local_report, north, south, owner):
+    both = local_report.testing["local north"]["north"]
+    local_report.testing["local south"]["south"] = {**local_report.testing["local south"]["south"], **both}
+    local_report.history.facts["north"]["num_training"] = north
+    local_report.history.facts["south"]["num_training"] = south
+    assert local_report._owners(LOCAL_MODELS)["liver"] == f"local {owner}"
+
+
+def test_the_report_shows_every_site_with_its_own_model(local_report, tmp_path):
+    paths, _ = local_report.write(tmp_path / "out", LOCAL_MODELS, lambda: False)
+    written = json.loads(paths.json.read_text(encoding="utf-8"))
+    validate_report(written)
+    assert written["selected_model"] is None
+    assert written["sites"]["north"]["liver"]["dice"]["mean"] == 1.0
+    assert written["sites"]["south"]["spleen"]["dice"]["mean"] == 1.0
+    assert written["cross_site"]["local north"]["south"]["spleen"] == pytest.approx(0.75)
+    assert {site: len(cases) for site, cases in written["cases"].items()} == {"north": 1, "south": 1}
+    assert any("no global model" in note for note in written["notes"])
+
+
+def test_a_site_without_an_answer_has_neither_scores_nor_classes(report, tmp_path):
+    report.add_site_scores("north", answer("north", {"local north": 0.5}, {"local north": 0, "local south": 1}))
+    report.failures["south"] = "gone"
+    report.select_local()
+    assert "spleen" not in report._owners(LOCAL_MODELS)
+    paths, _ = report.write(tmp_path / "out", LOCAL_MODELS, lambda: False)
+    assert set(json.loads(paths.json.read_text(encoding="utf-8"))["sites"]) == {"north"}
+
+
 # --- where it comes from ------------------------------------------------------------------------------
 
 

@@ -33,9 +33,9 @@ from fedpartial.training.reported import LOCAL
 
 PORTION_BYTES = 256 * 1024**2
 NO_LOCAL_MODELS = (
-    "nothing to evaluate: without aggregation there are only the sites' models, which the server gets with the updates of "
-    "the last round if cross_site is true, and does not keep for a run that is continued after it. Every site has its own "
-    "in local_model.safetensors of the interrupted job."
+    "nothing to evaluate: without aggregation there are only the sites' models. The server has them from the updates "
+    "of the last round, if cross_site is true, and not in a run that is continued after it. Every site keeps its own "
+    "in local_model.safetensors of the job that trained it."
 )
 
 
