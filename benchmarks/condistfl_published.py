@@ -4,8 +4,8 @@
     python benchmarks/condistfl_published.py comparisons/condistfl_table
 
 Published: Wang et al., MICCAI DeCaF 2023, Table 1 (mean Dice over seven classes at the sites) and Table 2 (over four
-organs of AMOS22, lesions merged); METHODS 1.8. They come from CTs of patients, ours from the phantom: compare the order and
-the distances within a column, not the columns.
+organs of AMOS22, lesions merged). They come from CTs of patients, ours from the phantom: compare the order and the
+distances within a column, not the columns.
 """
 
 from __future__ import annotations
