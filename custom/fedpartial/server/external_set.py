@@ -88,8 +88,6 @@ class ExternalSet:
         return _joined(parts, (self.space.merged if organs else self.space).classes)
 
     def _one_map(self, by_model: Mapping[str, np.ndarray], owners: Mapping[str, str]) -> np.ndarray:
-        if len(by_model) == 1:
-            return next(iter(by_model.values()))
         result = np.zeros_like(next(iter(by_model.values())))
         for name, prediction in sorted(by_model.items()):
             own = [self.space.index(c) for c, owner in owners.items() if owner == name]

@@ -100,7 +100,8 @@ class LocalTrainer:
         self._teacher: nn.Module | None = None
         self._seed = seed
         length = f"{schedule.num_rounds} x {schedule.local_steps} steps"
-        self._run = f"{type(method).__name__}, preset {preset.name}, seed {seed}, {length}"
+        kept = ", own weights" if start_from == "local" else ""
+        self._run = f"{type(method).__name__}{kept}, preset {preset.name}, seed {seed}, {length}"
         self.groups = torch.from_numpy(preset.label_space.group_matrix()).to(precision.device)
 
     def _build(self, seed: int) -> nn.Module:
