@@ -38,7 +38,7 @@ COMPARE_EXAMPLE = """
 
   fedpartial compare fedavg condistfl --seeds 0,1 --rounds 4 --local-steps 30 --device cuda -o comparisons/short
 
-  fedpartial compare --plan benchmarks/plans/table.json -o comparisons/table
+  fedpartial compare --plan benchmarks/plans/condistfl_table.json -o comparisons/table
 """
 
 BUNDLE_EXAMPLE = """
