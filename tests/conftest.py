@@ -1,4 +1,4 @@
-"""For every test: the cache is a temporary folder, and the helpers beside this file can be imported."""
+"""For every test: the cache is a temporary folder, a fast test computes in one thread, helpers can be imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ import pytest
 FAST = "not slow and not poc and not gpu"
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))  # tiny_hospital
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Volumes of fast tests are too small for two threads, which wait for each other: on busy cores, most of the time."""
+    if config.option.markexpr == FAST:
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
