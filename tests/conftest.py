@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))  # tiny_hospital
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Volumes of fast tests are too small for two threads, which wait for each other: on busy cores, most of the time."""
+    """The volumes of fast tests are too small for two threads, which on busy cores wait for each other."""
     if config.option.markexpr == FAST:
         os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -209,7 +209,7 @@ def test_page_without_external_set_rounds_or_pictures(record_parts, tmp_path):
     assert "nan" not in page.text.lower().split()
 
 
-def test_cautions_name_classes_at_zero_and_absent_sites(record_parts, tmp_path):
+def test_cautions_name_classes_at_zero_and_absent_sites(record_parts, without_figures, tmp_path):
     parts = copy.deepcopy(record_parts)
     parts["external"]["spleen"]["dice"] = {"mean": 0.0, "sd": 0.0, "n": 3}
     parts["external"]["liver"]["leakage"] = 0.2
@@ -250,7 +250,7 @@ def _rows(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_scores_with_lesions_merged_have_a_table_of_their_own(record_parts, paths, tmp_path):
+def test_scores_with_lesions_merged_have_a_table_of_their_own(record_parts, paths, without_figures, tmp_path):
     assert "data-organ" not in paths.html.read_text(encoding="utf-8")
     organs = {"liver": record_parts["external"]["liver"]}
     written = write_report(RunRecord(**record_parts | {"external_organs": organs}), tmp_path)

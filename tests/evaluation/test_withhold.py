@@ -10,7 +10,7 @@ import pytest
 
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
-from fedpartial.evaluation.report import RunRecord, write_report
+from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import macro_mean, summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import WITHHELD, is_withheld, read_summary, withhold
@@ -121,20 +121,24 @@ def test_anything_else_is_no_summary(path, value):
 # --- in the report ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def kept(record_parts) -> dict:
+@pytest.fixture(scope="module")
+def kept(record_parts) -> RunRecord:
     """The made-up run, in which the site north sends summaries only."""
     parts = copy.deepcopy(record_parts)
     del parts["cases"]["north"]
     parts["sites"]["north"] = withhold(parts["sites"]["north"], 2)
     parts["sites"]["north"]["liver_tumor"] = withhold({"x": parts["sites"]["north"]["liver_tumor"]}, 9)["x"]
-    return parts
+    return RunRecord(**parts)
 
 
-def test_the_report_of_summaries_has_the_means_of_the_cases(record_parts, kept, tmp_path):
-    whole = write_report(RunRecord(**record_parts), tmp_path / "whole")
-    paths = write_report(RunRecord(**kept), tmp_path / "kept")
-    sites, ours = (json.loads(p.json.read_text(encoding="utf-8"))["sites"] for p in (whole, paths))
+@pytest.fixture(scope="module")
+def paths(kept, tmp_path_factory) -> ReportPaths:
+    return write_report(kept, tmp_path_factory.mktemp("kept"))
+
+
+def test_the_report_of_summaries_has_the_means_of_the_cases(record, paths):
+    sites = json.loads(json.dumps(record.to_report()))["sites"]
+    ours = json.loads(paths.json.read_text(encoding="utf-8"))["sites"]
     assert ours["south"] == sites["south"]
     for field in ("mean", "n"):
         assert ours["north"]["liver"]["dice"][field] == sites["north"]["liver"]["dice"][field]
@@ -145,14 +149,14 @@ def test_the_report_of_summaries_has_the_means_of_the_cases(record_parts, kept, 
     assert (north["liver_tumor"]["status"], north["liver_tumor"]["dice"]) == ("withheld", "")
 
 
-def test_page_and_table_say_withheld(kept, tmp_path):
+def test_page_and_table_say_withheld(kept, paths):
     from rich.console import Console
 
-    html = write_report(RunRecord(**kept), tmp_path).html.read_text(encoding="utf-8")
+    html = paths.html.read_text(encoding="utf-8")
     assert html.count(">withheld</span>") == 1 + 3, "one cell by place, three at the site"
     assert "north withholds its scores of liver tumor: too few cases stand behind them." in html
     assert "None" not in html
     console = Console(width=100)
     with console.capture() as shown:
-        console.print(console_table(RunRecord(**kept)))
+        console.print(console_table(kept))
     assert shown.get().count("withheld") == 1
