@@ -20,7 +20,7 @@ from fedpartial.cli.watch import Patience
 
 JOBS = Path(fedpartial.__file__).parents[2] / "jobs"
 SHORT = Patience(look=0.05, fault=0.3, lost=0.3, not_restarted=0.3, ending=0.3, terminate=0.3)
-LONG = Patience(look=0.05, fault=25.0, lost=25.0, not_restarted=25.0, ending=25.0, terminate=25.0)
+LONG = Patience(look=0.05, fault=100.0, lost=100.0, not_restarted=100.0, ending=100.0, terminate=100.0)
 """So long that a test runs into its time limit when the watch has to wait."""
 
 

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 FOR_EVER = 600
+TO_BE_SEEN = 0.4
+"""Seconds in which the watch, which says nothing, has looked at the processes."""
 REPORT = Path(__file__).with_name("report.json")
 """The test puts a valid report there, beside its copy of this script."""
 
@@ -29,6 +31,12 @@ def site_process(site: str, workspace: Path) -> subprocess.Popen:
 def note_pid(workspace: Path) -> None:
     with (workspace / "pids.txt").open("a") as file:
         file.write(f"{os.getpid()}\n")
+
+
+def wait_for_pids(workspace: Path, count: int) -> None:
+    """Until ``count`` processes have started: on a busy machine that takes a while."""
+    while len((workspace / "pids.txt").read_text().split()) < count:
+        time.sleep(0.02)
 
 
 class Run:
@@ -135,7 +143,7 @@ def site_fails_and_hangs(run: Run) -> None:
     run.plan()
     for site in run.sites:
         site_process(site, run.workspace)
-    time.sleep(0.3)
+    wait_for_pids(run.workspace, 1 + len(run.sites))
     copy = run.workspace / run.sites[0] / "local/sites/first.json"
     run.site_failure(run.sites[0], "ConfigError", f"{copy}: labels: got 'x'; expected y.")
     time.sleep(FOR_EVER)
@@ -172,7 +180,8 @@ def panics(run: Run) -> None:
 def site_dies(run: Run) -> None:
     run.plan()
     dying, _ = (site_process(site, run.workspace) for site in run.sites)
-    time.sleep(0.4)
+    wait_for_pids(run.workspace, 3)
+    time.sleep(TO_BE_SEEN)
     dying.kill()
     dying.wait()
     time.sleep(FOR_EVER)
@@ -181,9 +190,10 @@ def site_dies(run: Run) -> None:
 def only_site_process_dies(run: Run) -> None:
     """With one thread: killed while it starts, and FLARE waits for its port without a word."""
     run.plan()
-    for site in run.sites:
+    for number, site in enumerate(run.sites):
         process = site_process(site, run.workspace)
-        time.sleep(0.4)
+        wait_for_pids(run.workspace, 2 + number)
+        time.sleep(TO_BE_SEEN)
         process.kill()
         process.wait()
     time.sleep(FOR_EVER)
@@ -204,7 +214,7 @@ def site_never_starts(run: Run) -> None:
 def orphan_stays(run: Run) -> None:
     """The simulator ends well and forgets a process."""
     site_process(run.sites[0], run.workspace)
-    time.sleep(0.3)
+    wait_for_pids(run.workspace, 2)
     good(run)
 
 

@@ -25,7 +25,6 @@ from fedpartial.cli.run import Outcome
 from fedpartial.cli.watch import Patience
 from fedpartial.errors import DataFaults
 
-pytestmark = pytest.mark.timeout(30)
 FAILED = Outcome(report=None, faults=("the run ended without a report.json",), known=False)
 
 

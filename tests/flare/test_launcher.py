@@ -17,7 +17,7 @@ from nvflare.utils.process_utils import spawn_process
 from fedpartial.errors import ConfigError
 from fedpartial.flare.launcher import RestartingHandle, SiteJobLauncher
 
-SLEEP = "import time; time.sleep(30)"
+SLEEP = "import time; time.sleep(600)"
 DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -93,7 +93,7 @@ def test_a_job_that_is_told_to_end_stays_ended(handle):
     waiting = threading.Thread(target=job.wait)
     waiting.start()
     job.terminate()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
     assert len(starts.pids) == 1
     assert not Path(f"/proc/{starts.pids[0]}").exists()
@@ -101,14 +101,14 @@ def test_a_job_that_is_told_to_end_stays_ended(handle):
 
 def test_an_end_during_the_pause_prevents_the_restart(handle):
     starts = Starts(SLEEP, SLEEP)
-    job, said = handle(starts, pause=30.0)
+    job, said = handle(starts, pause=600.0)
     waiting = threading.Thread(target=job.wait)
     waiting.start()
     os.kill(starts.pids[0], signal.SIGKILL)
     while not said:
         time.sleep(0.01)
     job.terminate()
-    waiting.join(10)
+    waiting.join(60)
     assert not waiting.is_alive()
     assert len(starts.pids) == 1
 
