@@ -18,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """The volumes of fast tests are too small for two threads, which on busy cores wait for each other."""
     if config.option.markexpr == FAST:
         os.environ["OMP_NUM_THREADS"] = "1"
+        if torch := sys.modules.get("torch"):  # a chosen folder's conftest may have imported it before
+            torch.set_num_threads(1)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -59,3 +61,12 @@ def tiny_sites(tmp_path_factory: pytest.TempPathFactory):
 
     torch.set_num_threads(1)
     return federation.tiny_sites(tmp_path_factory.mktemp("hospitals"))
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of this test have no curves: drawing them takes most of the time, and the test looks at other things."""
+    from fedpartial.evaluation import figures
+
+    for name in ("validation_curves", "loss_curves", "dice_by_class", "bytes_by_round", "seconds_by_phase"):
+        monkeypatch.setattr(figures, name, lambda *_: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedpartial.evaluation import figures
 from fedpartial.evaluation.metrics import CaseScores, score_case
 from fedpartial.evaluation.overlays import overlay_picture
 from fedpartial.evaluation.report import Overlay, RunRecord
@@ -75,13 +74,6 @@ def record_parts(cases: dict, reference: np.ndarray, image: np.ndarray) -> dict:
 @pytest.fixture(scope="session")
 def record(record_parts: dict) -> RunRecord:
     return RunRecord(**record_parts)
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of this test have no curves: drawing them takes most of the time, and the test looks at the text."""
-    for name in ("validation_curves", "loss_curves", "dice_by_class", "bytes_by_round", "seconds_by_phase"):
-        monkeypatch.setattr(figures, name, lambda *_: None)
 
 
 def _round(number: int) -> dict:

@@ -181,7 +181,7 @@ def written(folder, answers: dict[str, dict]) -> dict:
     return read_report(report.write(folder / "report", {}, lambda: False)[0].json)
 
 
-def test_the_report_of_summaries_is_that_of_the_cases(passed, tiny, tmp_path):
+def test_the_report_of_summaries_is_that_of_the_cases(passed, tiny, without_figures, tmp_path):
     answer = from_shareable(scores()).data
     sent = from_shareable(passed(ReportedMetrics(), scores())).data
     whole = written(tmp_path / "cases", {"liver": answer})
@@ -209,7 +209,7 @@ class Policed(Hospital):
         return reply
 
 
-def test_a_run_of_sites_that_withhold_everything_ends_with_a_model_and_a_report(make_server):
+def test_a_run_of_sites_that_withhold_everything_ends_with_a_model_and_a_report(make_server, without_figures):
     server = make_server(method=ConDistFL())
     filters = [KnownContent(), NamedParts(["*"]), ReportedMetrics()]
     for name, hospital in server.link.hospitals.items():
@@ -223,7 +223,7 @@ def test_a_run_of_sites_that_withhold_everything_ends_with_a_model_and_a_report(
     assert ">withheld</span>" in (server.app / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_run_of_sites_with_one_refused_part_fails_by_name(make_server):
+def test_a_run_of_sites_with_one_refused_part_fails_by_name(make_server, without_figures):
     server = make_server(method=ConDistFL())
     hospital = server.link.hospitals["spleen"]
     server.link.hospitals["spleen"] = Policed(hospital, [NamedParts(["*"], ["output_block.*"])])

@@ -16,6 +16,8 @@ from fedpartial.methods.fedavg import FedAvg
 from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.model_file import load_model
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def events(server, kind: str) -> list[dict]:
     return [line for line in server.progress() if line["event"] == kind]

@@ -126,7 +126,7 @@ def test_a_whole_run_leaves_one_model_per_site_and_a_report(finished):
     assert all(r["val_dice"] is not None for r in report["rounds"])
 
 
-def test_the_last_round_is_validated_with_every_sites_own_model(finished):
+def test_the_last_round_is_validated_with_every_sites_own_model(without_figures, finished):
     validation = finished.engine.workflows[-1].report.validation
     assert {model: set(by_site) for model, by_site in validation.items()} == {f"local {name}": {name} for name in OWN}
     report = json.loads((finished.app / "report.json").read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ def external_set(server: Server, tmp_path: Path) -> None:
     )
 
 
-def test_the_external_set_is_scored_with_the_model_of_the_site_of_each_class(alone, tmp_path):
+def test_the_external_set_is_scored_with_the_model_of_the_site_of_each_class(alone, without_figures, tmp_path):
     server = alone(num_rounds=1)
     external_set(server, tmp_path)
     server.run()
@@ -163,7 +163,7 @@ def test_the_external_set_is_scored_with_the_model_of_the_site_of_each_class(alo
     assert files == {f"{folder}external_01.nii.gz" for folder in ("", "local_liver/", "local_spleen/")}
 
 
-def test_a_continued_run_gives_the_same(alone):
+def test_a_continued_run_gives_the_same(alone, without_figures):
     whole = alone(num_rounds=2)
     whole.run()
     first = alone(folder="first", num_rounds=2)

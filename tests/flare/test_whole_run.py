@@ -73,7 +73,7 @@ def test_a_whole_run_leaves_models_and_a_report(finished, tiny_sites, tmp_path):
     assert "panic" not in events
 
 
-def test_a_site_that_fails_is_named_with_its_reason_and_the_others_go_on(make_server):
+def test_a_site_that_fails_is_named_with_its_reason_and_the_others_go_on(make_server, without_figures):
     server = make_server(None, FedAvg(), num_rounds=1)
     spleen = server.link.hospitals["spleen"]
     path = spleen.root / "local" / "sites" / "spleen.json"
@@ -98,7 +98,7 @@ class Diverging(FedAvg):
         return LossTerms(total=terms.total * float("nan"), parts=terms.parts)
 
 
-def test_a_site_that_only_failed_to_train_still_gives_scores_and_the_report_says_so(make_server):
+def test_a_site_that_only_failed_to_train_still_gives_scores_and_the_report_says_so(make_server, without_figures):
     server = make_server(None, FedAvg(), num_rounds=1)
     server.link.hospitals["spleen"].method = Diverging()
     server.run(min_clients=1)
@@ -160,7 +160,7 @@ def exaggerate(hospital, dice: float) -> None:
 
 
 @pytest.mark.parametrize("dice", [float("nan"), 7.0])
-def test_impossible_scores_of_a_site_choose_no_model(make_server, dice):
+def test_impossible_scores_of_a_site_choose_no_model(make_server, without_figures, dice):
     """A NaN is neither better nor worse: every model after it would be the best one."""
     server = make_server(None, FedAvg())
     exaggerate(server.link.hospitals["spleen"], dice)

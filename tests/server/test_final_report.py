@@ -192,7 +192,7 @@ def test_the_external_set_is_scored_with_overlays_and_without_names(written):
         assert "miller" not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, tmp_path):
+def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, without_figures, tmp_path):
     for site in CLASSES:
         report.add_site_scores(site, answer(site, {"final": 0.8}, {"final": 0}))
     report.select({"final": weights})
@@ -203,7 +203,7 @@ def test_without_an_external_set_a_note_says_how_to_have_one(report, weights, tm
     assert any("external.json" in note for note in written["notes"])
 
 
-def test_stop_ends_the_scoring_of_the_external_set(report, weights, tmp_path):
+def test_stop_ends_the_scoring_of_the_external_set(report, weights, without_figures, tmp_path):
     external_hospital(tmp_path)
     report.select({"final": weights})
     paths, _ = report.write(tmp_path / "out", {"final": weights}, lambda: True)
@@ -247,7 +247,7 @@ def test_of_two_sites_with_a_class_the_one_with_more_training_cases_answers(loca
     assert local_report._owners(LOCAL_MODELS)["liver"] == f"local {owner}"
 
 
-def test_the_report_shows_every_site_with_its_own_model(local_report, tmp_path):
+def test_the_report_shows_every_site_with_its_own_model(local_report, without_figures, tmp_path):
     paths, _ = local_report.write(tmp_path / "out", LOCAL_MODELS, lambda: False)
     written = json.loads(paths.json.read_text(encoding="utf-8"))
     validate_report(written)
@@ -259,7 +259,7 @@ def test_the_report_shows_every_site_with_its_own_model(local_report, tmp_path):
     assert any("no global model" in note for note in written["notes"])
 
 
-def test_a_site_without_an_answer_has_neither_scores_nor_classes(report, tmp_path):
+def test_a_site_without_an_answer_has_neither_scores_nor_classes(report, without_figures, tmp_path):
     report.add_site_scores("north", answer("north", {"local north": 0.5}, {"local north": 0, "local south": 1}))
     report.failures["south"] = "gone"
     report.select_local()
