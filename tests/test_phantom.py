@@ -37,7 +37,7 @@ HU_RANGE = {
     "kidney": (150, 215),
     "kidney_tumor": (60, 105),
 }
-TINY = {"training": 1, "validation": 1, "testing": 1, "spacing_mm": (3.5, 6.0)}
+TINY = {"training": 1, "validation": 1, "testing": 1, "spacing_mm": (6.0, 9.0)}
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from fedpartial.phantom import PHANTOM_SITES, ensure_phantom
-PHANTOM_SITES["tiny"] = replace(PHANTOM_SITES["liver"], training=1, validation=0, testing=0, spacing_mm=(3.5, 6.0))
+PHANTOM_SITES["tiny"] = replace(PHANTOM_SITES["liver"], training=1, validation=0, testing=0, spacing_mm=(6.0, 9.0))
 print("ready", flush=True)
 sys.stdin.readline()
 ensure_phantom(Path(sys.argv[1]), "tiny", progress=lambda done, total: print(done))
