@@ -44,6 +44,14 @@ def written(monkeypatch):
 
 
 @pytest.fixture
+def in_a_terminal():
+    """Ctrl-C counts, also where the tests run in the background of a script, which makes processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def jobs(tmp_path, job):
     """Two job folders, first and second."""
     second = shutil.copytree(job, tmp_path / "jobs/second")
@@ -163,7 +171,9 @@ def test_without_any_finished_run_there_is_nothing_to_compare(compare, written, 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(compare, written, screen, number, code):
+def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(
+    compare, written, screen, in_a_terminal, number, code
+):
     assert compare({"second/seed0": number}) == code
     assert compare.ran == ["first/seed0", "second/seed0"]
     assert written == [["first, seed 0"], ["first, seed 0"]]
