@@ -107,7 +107,14 @@ def test_a_run_of_two_sites_writes_what_it_promises(finish, hospitals, tmp_path)
         "liver": {"liver", "liver_tumor"},
         "spleen": {"spleen"},
     }
-    assert {site: len(cases) for site, cases in report["cases"].items()} == {"liver": 1, "spleen": 1, "external": 1}
+    assert {site: len(cases) for site, cases in report["cases"].items()} == {
+        "liver": 1,
+        "spleen": 1,
+        "external": 1,
+        "external_organs": 1,
+    }
+    prediction = nibabel.load(folder / "predictions" / "external_01.nii.gz")
+    assert prediction.shape == nibabel.load(next((tmp_path / "data/external").rglob("*.nii.gz"))).shape
 
     model = load_file(folder / "global_model.safetensors")
     assert len(model) > 20
