@@ -180,10 +180,11 @@ def test_a_voxel_that_two_models_claim_goes_to_the_later_name(external, tmp_path
     assert np.bincount(together.ravel())[[LIVER, SPLEEN]].tolist() == [56, 8]
 
 
-def test_only_the_first_label_maps_are_kept_and_no_file_names_a_patient(external, tmp_path, monkeypatch):
+def test_only_the_first_label_maps_are_kept_and_no_file_names_a_patient(external, tmp_path):
     assert KEPT_PREDICTIONS == 20
-    monkeypatch.setattr(external_set, "KEPT_PREDICTIONS", 1)
-    scores = external.score(*one_model(LIVERS), tmp_path / "out", go_on)
+    external.score(*one_model(LIVERS), tmp_path / "none", go_on, keep=0)
+    assert not (tmp_path / "none").exists()
+    scores = external.score(*one_model(LIVERS), tmp_path / "out", go_on, keep=1)
     assert len(scores.cases) == 2
     files = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert files == ["external_01.nii.gz"]

@@ -84,7 +84,7 @@ def organ_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("which", ["external", "external_organs"])
-def test_every_number_of_the_table_follows_from_the_label_maps(compared, own_cache, which):
+def test_the_dice_of_the_external_tables_follows_from_the_label_maps(compared, own_cache, which):
     found, truth, checked = rows(compared, which), references(own_cache), 0
     assert len(truth) == 6
     for job in JOBS:

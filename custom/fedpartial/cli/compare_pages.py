@@ -27,7 +27,10 @@ def write_pages(
 
 
 def compared(run: ComparisonRun) -> ComparedRun:
-    return ComparedRun(method=run.name, seed=run.seed, report=run.report, local_steps=run.checked.plan.local_steps)
+    """A pool takes as many steps as its members together, and a comparison must show that."""
+    pooled = max((len(site.members) for site in run.checked.sites), default=1)
+    steps = run.checked.plan.schedule.pooled(pooled).local_steps
+    return ComparedRun(method=run.name, seed=run.seed, report=run.report, local_steps=steps)
 
 
 def print_table(comparison: Comparison, console: Console) -> None:

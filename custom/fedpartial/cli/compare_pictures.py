@@ -13,7 +13,7 @@ from fedpartial.evaluation.comparison_overlays import side_by_side
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.overlays import pick_cases
 from fedpartial.evaluation.record import EXTERNAL
-from fedpartial.server.external_set import PREDICTIONS, external_site
+from fedpartial.server.external_set import external_site, prediction_file
 from fedpartial.training.site_session import SiteSession
 
 SHOWN = ("median", "worst")
@@ -49,7 +49,7 @@ def _titles(run: ComparisonRun, chosen: dict[str, int]) -> dict[int, str]:
 
 
 def _prediction(run: ComparisonRun, number: int) -> Path:
-    return run.checked.out / PREDICTIONS / f"{EXTERNAL}_{number:02d}.nii.gz"
+    return prediction_file(run.checked.out, number)
 
 
 def _all_have(runs: Sequence[ComparisonRun], number: int) -> bool:

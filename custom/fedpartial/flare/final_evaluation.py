@@ -27,6 +27,7 @@ from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.weights import payload_bytes
+from fedpartial.server.external_set import KEPT_PREDICTIONS
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
 from fedpartial.training.reported import LOCAL
@@ -48,18 +49,20 @@ class FinalEvaluation(Controller):
     Args:
         cross_site: also score every site's last local model at all sites.
         timeout: seconds a site may take for one portion of models; 0 waits.
+        keep_predictions: label maps of the external set to keep in the job's folder, by number; 0 for none.
     """
 
     def __init__(
         self,
         cross_site: bool = True,
         timeout: int = 0,
+        keep_predictions: int = KEPT_PREDICTIONS,
         plan_id: str = "plan",
         persistor_id: str = "persistor",
         recorder_id: str = "recorder",
     ):
         super().__init__()
-        self.cross_site, self.timeout = cross_site, timeout
+        self.cross_site, self.timeout, self.keep_predictions = cross_site, timeout, keep_predictions
         self.plan_id, self.persistor_id, self.recorder_id = plan_id, persistor_id, recorder_id
         self._local_models: dict[str, dict] = {}
         self.scored: set[str] = set()
@@ -177,7 +180,7 @@ class FinalEvaluation(Controller):
 
     def _write_report(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="external set")
-        paths, table = self.report.write(root, models, lambda: abort_signal.triggered)
+        paths, table = self.report.write(root, models, lambda: abort_signal.triggered, keep=self.keep_predictions)
         self.log_info(fl_ctx, f"results\n{table}")
         self.log_info(fl_ctx, f"report: {paths.html}")
         self.recorder.progress.write("report", path=str(paths.html))

@@ -24,6 +24,7 @@ from fedpartial.training.site_session import SiteSession
 
 PREDICTIONS = "predictions"
 KEPT_PREDICTIONS = 20
+"""Label maps that a run keeps unless its job says otherwise: enough to look at, little to download."""
 
 
 def external_site(config_dir: Path, *, phantom: bool) -> SiteConfig | None:
@@ -31,6 +32,11 @@ def external_site(config_dir: Path, *, phantom: bool) -> SiteConfig | None:
     if site_file(config_dir, EXTERNAL).exists():
         return read_site(EXTERNAL, config_dir)
     return phantom_site(EXTERNAL) if phantom else None
+
+
+def prediction_file(folder: Path, number: int, model: str = "") -> Path:
+    """Where a run keeps the label map of an external case; ``model`` for one of several."""
+    return folder / PREDICTIONS / model / f"{EXTERNAL}_{number:02d}.nii.gz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class ExternalSet:
         owners: Mapping[str, str],
         folder: Path,
         stop: Callable[[], bool],
+        *,
+        keep: int = KEPT_PREDICTIONS,
     ) -> ExternalScores:
         """Score with the model that ``owners`` names for each class, and keep the first label maps in ``folder``.
 
@@ -69,7 +77,7 @@ class ExternalSet:
             scores.append(self._score(case, by_model, owners, organs=False))
             if self.space.lesions:
                 organs.append(self._score(case, by_model, owners, organs=True))
-            if number <= KEPT_PREDICTIONS:
+            if number <= keep:
                 self._keep(folder, number, case, predictions[-1], by_model)
         overlays = [self._overlay(which, i, scores[i], predictions[i]) for which, i in pick_cases(scores).items()]
         return ExternalScores(cases=scores, organs=organs, overlays=overlays)
@@ -102,7 +110,7 @@ class ExternalSet:
         if len(by_model) > 1:
             maps |= {name.replace(" ", "_"): channels for name, channels in by_model.items()}
         for name, channels in maps.items():
-            path = folder / PREDICTIONS / name / f"{EXTERNAL}_{number:02d}.nii.gz"
+            path = prediction_file(folder, number, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(channels, case.original_affine, dtype=np.uint8), path)
 

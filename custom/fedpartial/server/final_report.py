@@ -15,7 +15,7 @@ from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
-from fedpartial.server.external_set import ExternalScores, ExternalSet, external_site
+from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
@@ -77,15 +77,23 @@ class FinalReport:
         self.selected = None
 
     def write(
-        self, folder: Path, models: Mapping[str, Mapping[str, np.ndarray]], stop: Callable[[], bool]
+        self,
+        folder: Path,
+        models: Mapping[str, Mapping[str, np.ndarray]],
+        stop: Callable[[], bool],
+        *,
+        keep: int = KEPT_PREDICTIONS,
     ) -> tuple[ReportPaths, str]:
-        """Score the external set with the selected model, or with every site's own, and write the report's files."""
+        """Score the external set with the selected model, or with every site's own, and write the report's files.
+
+        keep: number of external cases whose label maps are kept in ``folder``.
+        """
         started = time.monotonic()
         phantom = any(facts["source"] == "phantom" for facts in self.history.facts.values())
         site = external_site(self.config_dir, phantom=phantom)
         external = ExternalScores(cases=[], organs=[], overlays=[])
         if site is not None:
-            external = ExternalSet(site, self.plan).score(models, self._owners(models), folder, stop)
+            external = ExternalSet(site, self.plan).score(models, self._owners(models), folder, stop, keep=keep)
         self._phases["external set"] = time.monotonic() - started
         record = self._record(models, external)
         paths = write_report(record, folder, space=self.plan.config.label_space)
