@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small_hospitals import SITES
@@ -165,6 +166,27 @@ def test_an_unfinished_run_starts_again_in_an_empty_folder(checked, finish, left
     assert again.report is None
     clear(again)
     assert not out.exists()
+
+
+def test_an_interrupted_deletion_never_looks_finished(checked, finish, monkeypatch):
+    """Without its workspace, an interrupted run with a report would be taken for a finished one."""
+    (run,) = checked()
+    finish(run)
+    out = run.checked.out
+    (out / "workspace").mkdir()
+
+    def remove_one_and_end(path: Path) -> None:
+        remove(path)
+        raise KeyboardInterrupt
+
+    remove, in_folder = shutil.rmtree, Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: sorted(in_folder(folder), reverse=True))
+    monkeypatch.setattr(shutil, "rmtree", remove_one_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        clear(run)
+    assert not (out / "workspace").exists(), "the first folder that went"
+    (again,) = checked()
+    assert again.report is None
 
 
 def test_what_no_run_has_made_is_never_removed(checked, tmp_path):

@@ -64,6 +64,19 @@ def test_what_the_plan_says_may_not_be_an_option_as_well(read, name, value):
     assert f"--{name.replace('_', '-')}" in fault
 
 
+@pytest.mark.parametrize("name", ["rounds", "local_steps"])
+def test_what_a_run_of_the_plan_says_may_not_be_an_option_as_well(read, name):
+    (fault,) = faults(read, {"runs": [{"job": "condistfl"}, {"job": "fedavg", name: 4}]}, **{name: 2})
+    assert f"plan.json: runs[1].{name}: got 'a value here and --{name.replace('_', '-')}'" in fault
+
+
+@pytest.mark.parametrize("runs", [3, {"rounds": 2}, ["rounds"], [["rounds"]], [None]])
+def test_options_beside_runs_that_are_none_are_refused_for_the_runs_only(read, runs):
+    (fault,) = faults(read, {"runs": runs}, rounds=2)
+    assert "plan.json: runs" in fault
+    assert "--rounds" not in fault
+
+
 def test_every_fault_of_a_plan_is_found_in_one_pass(read):
     runs = [{"job": "fedavg", "rouds": 2}, {"name": "x"}, {"job": "fedavg", "rounds": 0, "method": [1]}, "fedavg"]
     found = faults(read, {"title": " ", "seeds": [1, 1], "rounds": True, "runs": runs})

@@ -45,7 +45,7 @@ def _report(method: str, seed: int) -> dict:
         versions={},
         empty_class_policy="exclude",
         device=dict.fromkeys(cases, "cpu"),
-        precision={},
+        precision=dict.fromkeys(cases, "float32"),
         sites={site: summarise(c, ABDOMEN) for site, c in cases.items()},
         external=summarise(external, ABDOMEN),
         external_organs=summarise(organs, ABDOMEN),

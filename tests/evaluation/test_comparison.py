@@ -6,6 +6,8 @@ import copy
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from made_up_runs import ALL, EXTERNAL_CASES, SITES, WITHOUT_TUMOUR, dice_of, ma
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.compared_run import by_method
 from fedpartial.evaluation.comparison import Comparison, compare
+from fedpartial.evaluation.comparison_costs import costs
 from fedpartial.evaluation.comparison_scores import best
 from fedpartial.evaluation.withhold import withhold
+from fedpartial.server.final_report import FinalReport
 
 METHODS = ("plain", "marginal", "distilled", "union", "central")
 SEEDS = (0, 1, 2)
@@ -178,14 +182,29 @@ def test_other_patients_are_noticed_and_not_paired():
 
 def test_costs_and_curves(comparison):
     cost = comparison.costs["plain"]
-    assert (cost["seconds"], cost["training_seconds"]) == (pytest.approx(26.0), 20.0)
+    assert (cost["seconds"], cost["training_seconds"]) == (pytest.approx(26.0), pytest.approx(21.0))
     assert (cost["bytes_total"], cost["bytes_per_round"]) == (2 * 9000, 9000)
     assert comparison.costs["central"]["bytes_per_round"] == 3000
     assert (cost["rounds"], cost["local_steps"], cost["steps"]) == ([2], [10], [20])
     assert (cost["seeds"], cost["devices"], cost["presets"]) == ([0, 1, 2], ["cpu"], ["phantom"])
+    assert cost["precisions"] == ["float32"]
     first = {"steps": 10, "mean": pytest.approx(0.31), "low": 0.3, "high": pytest.approx(0.32), "seeds": 3}
     assert comparison.curves["plain"][0] == first
     assert [point["steps"] for point in comparison.curves["plain"]] == [10, 20]
+
+
+def test_times_are_without_the_data_preparation_of_the_first_run():
+    """The server's own phases: its first round contains the preparation of the data."""
+    rounds, facts = [SimpleNamespace(seconds=600.0), SimpleNamespace(seconds=20.0)], {"liver": {"setup_seconds": 580.0}}
+    history = SimpleNamespace(rounds=rounds, first_facts=facts)
+    phases = FinalReport(plan=SimpleNamespace(num_rounds=2), history=history, config_dir=Path())._all_phases()
+    cost = costs([made_up_run("plain", 0, phases={**phases, "external set": 5.0})])
+    assert (cost["training_seconds"], cost["seconds"]) == (40.0, 45.0)
+
+
+def test_a_report_without_phases_has_the_time_of_its_rounds():
+    cost = costs([made_up_run("plain", 0, phases={})])
+    assert cost["training_seconds"] == cost["seconds"] == 20.0
 
 
 @pytest.mark.parametrize(
@@ -195,11 +214,27 @@ def test_costs_and_curves(comparison):
         ({"preset": "abdomen"}, "same preset"),
         ({"empty_class_policy": "zero"}, "treat a class"),
         ({"local_steps": 20}, "local steps"),
+        ({"device": {"liver": "cuda"}}, "kind of device, so their times do not compare: cpu (plain); cuda (marginal)"),
+        ({"precision": {"liver": "amp"}}, "same precision: float32 (plain); amp (marginal)"),
     ],
 )
 def test_differences_between_methods_are_named(change, words):
     runs = [made_up_run("plain", seed) for seed in SEEDS] + [made_up_run("marginal", seed, **change) for seed in SEEDS]
     assert any(words in sentence for sentence in compare(runs, title="t").cautions)
+
+
+def test_sites_on_different_devices_are_named_also_when_all_methods_have_them():
+    device = {"liver": "cuda", "spleen": "cpu"}
+    cautions = compare([made_up_run(method, 0, device=device) for method in METHODS[:2]], title="t").cautions
+    assert any("do not compare: cpu, cuda (plain; marginal)" in sentence for sentence in cautions)
+
+
+def test_changes_that_are_in_no_commit_are_named_also_when_all_runs_have_them(comparison):
+    runs = [made_up_run("plain", 0, commit="c" * 12), made_up_run("marginal", 0, commit="c" * 12 + "+")]
+    cautions = compare(runs, title="t").cautions
+    assert any("nobody can make these runs again: marginal." in sentence for sentence in cautions)
+    assert any("cccccccccccc (plain); cccccccccccc+ (marginal)" in sentence for sentence in cautions)
+    assert not any("make these runs again" in sentence for sentence in comparison.cautions)
 
 
 def test_few_or_other_seeds_and_tests_without_power_are_named(comparison):
@@ -218,6 +253,10 @@ def test_best_is_the_highest_dice_and_the_lowest_distance_of_comparable_methods(
     easy = copy.deepcopy(external)
     easy["hd95_mm"]["plain"]["classes"]["liver"] |= {"mean": 1.0, "n": 2}
     assert best(easy, "hd95_mm", "liver") == {"central"}, "plain missed it in the difficult cases"
+    easy["hd95_mm"]["plain"]["macro"]["mean"] = 0.5
+    assert best(external, "hd95_mm", None) == {"central"}
+    assert best(easy, "hd95_mm", None) == set(), "plain's mean is from easy cases, and central's from others"
+    assert best(easy, "dice", None) == {"central"}, "a missed class counts there"
     easy["dice"]["union"]["classes"]["liver"]["mean"] = 1.0
     assert best(easy, "dice", "liver") == {"central"}, "union's organs are other structures"
 

@@ -15,7 +15,7 @@ from made_up_runs import made_up_runs
 from fedpartial.evaluation.comparison import Comparison, compare
 from fedpartial.evaluation.comparison_figures import macro_means, styles, validation_by_steps
 from fedpartial.evaluation.comparison_files import MACRO, ComparisonPaths, write_comparison
-from fedpartial.evaluation.comparison_tables import difference_matrix, markdown, pair_table, score_table
+from fedpartial.evaluation.comparison_tables import cost_table, difference_matrix, markdown, pair_table, score_table
 from fedpartial.evaluation.formats import UNDEFINED
 
 METHODS = ("plain", "distilled", "union")
@@ -108,6 +108,17 @@ def test_pair_table_lists_every_test(comparison):
         ("distilled", "union", "4"),
     ]
     assert table.rows[0][-1].text == "0.125"
+
+
+def test_cost_table_has_times_without_data_preparation_and_commits_with_their_mark(comparison):
+    costs = {"plain": {**comparison.costs["plain"], "commits": [None, "c" * 12 + "+"]}}
+    table = cost_table(replace(comparison, costs=costs))
+    assert "without data preparation" in table.caption
+    assert table.rows[0][-1].text == "unknown, cccccccccccc+"
+
+
+def test_page_says_when_a_mean_distance_is_bold(html):
+    assert "in the column of the mean nobody is unless all methods" in html
 
 
 def test_page_stands_alone_and_names_every_method(html):

@@ -80,8 +80,9 @@ def clear(run: ComparisonRun) -> None:
     """Remove what an earlier attempt left in the run's folder; check_runs has seen that it was one."""
     out = run.checked.out
     if out.exists():
-        # The job goes last: what is left by an interruption is still known as ours.
-        for path in [path for path in out.iterdir() if path.name != JOB]:
+        # What an interruption leaves never looks finished, as the report goes first, and is still known as ours, as
+        # the job goes last.
+        for path in sorted((path for path in out.iterdir() if path.name != JOB), key=lambda path: path.name != REPORT):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(out)
 

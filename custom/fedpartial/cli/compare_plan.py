@@ -52,8 +52,7 @@ def read_plan(path: Path, given: Mapping[str, object]) -> ComparePlan:
     """
     where, content = str(path), _or_refused(lambda: read_json(path))
     _or_refused(lambda: check_keys(content, PLAN_KEYS, ("runs",), where=where))
-    twice = [_given_twice(where, name) for name in OPTIONS if name in content and given.get(name) is not None]
-    faults = [*twice, *_plan_faults(content, where)]
+    faults = [*_given_twice(content, given, where), *_plan_faults(content, where)]
     if faults:
         raise Refused(faults)
     settings = {name: content.get(name, given.get(name)) for name in OPTIONS}
@@ -120,12 +119,20 @@ def _or_refused(call: Callable):
         raise Refused([fault]) from None
 
 
-def _given_twice(where: str, name: str) -> ConfigError:
+def _given_twice(content: Mapping, given: Mapping[str, object], where: str) -> Iterator[ConfigError]:
+    """A run's own value would win over the option without a word, so the runs of the plan count as well."""
+    runs = content["runs"] if isinstance(content["runs"], list) else []
+    parts = [("", content), *((f"runs[{i}].", run) for i, run in enumerate(runs) if isinstance(run, dict))]
+    for prefix, part in parts:
+        for name, option in OPTIONS.items():
+            if name in part and given.get(name) is not None:
+                yield _given_twice_error(where, prefix + name, option)
+
+
+def _given_twice_error(where: str, place: str, option: str) -> ConfigError:
     remedy = "Leave the option out, or remove the key from the plan."
-    expected = f"it either there or as {OPTIONS[name]}"
-    return ConfigError(
-        where=where, field=name, got=f"a value here and {OPTIONS[name]}", expected=expected, remedy=remedy
-    )
+    expected = f"it either there or as {option}"
+    return ConfigError(where=where, field=place, got=f"a value here and {option}", expected=expected, remedy=remedy)
 
 
 def _plan_faults(content: Mapping, where: str) -> Iterator[ConfigError]:

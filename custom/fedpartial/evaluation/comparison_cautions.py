@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from fedpartial.evaluation.compared_run import ALL_CASES, SITES, ComparedRun
-from fedpartial.evaluation.formats import class_label, plural
+from fedpartial.evaluation.formats import class_label, plural, short_commit
 from fedpartial.evaluation.patients import keyed_cases, unmatched
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
 from fedpartial.evaluation.significance import ALPHA, PairedTest, powerless
@@ -21,6 +21,8 @@ SET_NAMES = {
 _SAME = {
     "commits": "Not all runs are from the same commit",
     "presets": "Not all runs have the same preset",
+    "devices": "Not all runs trained on the same kind of device, so their times do not compare",
+    "precisions": "Not all runs trained in the same precision",
     "policies": "Not all runs treat a class that is predicted but not in the reference alike",
     "steps": "Not all runs did the same number of local steps (rounds x steps per round)",
     "seeds": "Not all methods have the same seeds",
@@ -35,6 +37,7 @@ def find_cautions(
     return [
         *_differences(costs),
         *_unknown_commits(costs),
+        *_uncommitted(costs),
         *_not_the_same_patients(runs),
         *_absent_sites(runs),
         *_few_seeds(groups),
@@ -55,9 +58,7 @@ def _differences(costs: Mapping[str, Mapping]) -> Iterator[str]:
 
 
 def _shown(field: str, value: object) -> str:
-    if field != "commits":
-        return str(value)
-    return "unknown" if value is None else str(value)[:12]
+    return short_commit(value) if field == "commits" else str(value)
 
 
 def _list(methods: Sequence[str], most: int = 4) -> str:
@@ -68,6 +69,12 @@ def _list(methods: Sequence[str], most: int = 4) -> str:
 def _unknown_commits(costs: Mapping[str, Mapping]) -> Iterator[str]:
     if all(cost["commits"] == [None] for cost in costs.values()):
         yield "No run knows its commit, so nothing shows that all ran the same code."
+
+
+def _uncommitted(costs: Mapping[str, Mapping]) -> Iterator[str]:
+    found = [method for method, cost in costs.items() if any(str(commit).endswith("+") for commit in cost["commits"])]
+    if found:
+        yield f"The code had changes that are in no commit, so nobody can make these runs again: {_list(found)}."
 
 
 def _not_the_same_patients(runs: Sequence[ComparedRun]) -> Iterator[str]:

@@ -85,18 +85,29 @@ def best(scores: Mapping, metric: str, name: str | None) -> set[str]:
     """The methods with the best mean of a class (None: the macro mean), as it is shown.
 
     Only methods whose classes mean the same compete. A method that missed a class in more cases than another has its
-    distances from fewer cases, the easy ones, so only methods with the most cases can have the best distance.
+    distances from fewer cases, the easy ones, so only methods with the most cases can have the best distance, and
+    nobody has the best macro mean unless all that compete have the same number of cases in every class.
     """
     entries = {method: _entry(values, name) for method, values in scores[metric].items()}
     entries = {m: e for m, e in entries.items() if e and e["mean"] is not None and m not in scores["merged"]}
-    if metric in LOWER_IS_BETTER and name is not None:
-        most = max((e["n"] for e in entries.values()), default=0)
-        entries = {m: e for m, e in entries.items() if e["n"] == most}
+    if metric in LOWER_IS_BETTER:
+        entries = _with_most_cases(entries) if name is not None else _with_equal_cases(entries, scores[metric])
     shown = {method: round(entry["mean"], DIGITS[metric]) for method, entry in entries.items()}
     choose = min if metric in LOWER_IS_BETTER else max
     if len(set(shown.values())) < 2:  # none is better than another
         return set()
     return {method for method, value in shown.items() if value == choose(shown.values())}
+
+
+def _with_most_cases(entries: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    most = max((entry["n"] for entry in entries.values()), default=0)
+    return {method: entry for method, entry in entries.items() if entry["n"] == most}
+
+
+def _with_equal_cases(entries: Mapping[str, Mapping], scores: Mapping[str, Mapping]) -> Mapping[str, Mapping]:
+    """All, or none where the methods differ in their number of cases of any class."""
+    counts = [{name: entry["n"] for name, entry in scores[method]["classes"].items()} for method in entries]
+    return entries if all(count == counts[0] for count in counts) else {}
 
 
 def _entry(values: Mapping, name: str | None) -> Mapping | None:

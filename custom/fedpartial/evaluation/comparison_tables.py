@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedpartial.evaluation.comparison import Comparison
 from fedpartial.evaluation.comparison_scores import DIGITS, best
-from fedpartial.evaluation.formats import UNDEFINED, class_label, duration, mean_sd, size
+from fedpartial.evaluation.formats import UNDEFINED, class_label, duration, mean_sd, short_commit, size
 from fedpartial.evaluation.significance import ALPHA, PairedTest
 
 METRIC_LABELS = {"dice": "Dice", "hd95_mm": "HD95 (mm)"}
@@ -138,12 +138,13 @@ def cost_table(comparison: Comparison) -> Table:
     for method, cost in comparison.costs.items():
         times = (duration(cost["seconds"]), duration(cost["training_seconds"]))
         traffic = (size(cost["bytes_total"]), size(cost["bytes_per_round"]))
-        facts = (_join(cost["devices"]), _join(cost["presets"]), _join((c or "unknown")[:12] for c in cost["commits"]))
+        facts = (_join(cost["devices"]), _join(cost["presets"]), _join(map(short_commit, cost["commits"])))
         budget = f"{_join(cost['rounds'])} \N{MULTIPLICATION SIGN} {_join(cost['local_steps'])}"
         numbers = (_join(cost["seeds"]), budget, *times, *traffic)
         rows.append((_text(method), *map(_number, numbers), *map(_text, facts)))
     caption = (
-        "Means over the runs of a method. Run: wall clock of everything. Training: of the rounds. "
+        "Means over the runs of a method. Run: wall clock, without data preparation. Training: of the rounds, also "
+        "without data preparation. "
         "Exchanged: sent and received by all sites."
     )
     return Table(caption=caption, head=COST_COLUMNS, rows=tuple(rows), classes={})

@@ -60,6 +60,13 @@ def rough_duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def short_commit(commit: str | None) -> str:
+    """Twelve digits, and the "+" of a checkout with changes."""
+    if commit is None:
+        return "unknown"
+    return commit.removesuffix("+")[:12] + ("+" if commit.endswith("+") else "")
+
+
 def plural(count: int, noun: str) -> str:
     """'1 case', '3 cases'."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
