@@ -39,9 +39,12 @@ def print_table(comparison: Comparison, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    caption = "mean over classes \N{PLUS-MINUS SIGN} sd over seeds; a dash: not all classes, or no such set"
+    caption = (
+        "mean over classes \N{PLUS-MINUS SIGN} sd over seeds; a dash: not all classes, or no such set; time without "
+        "data preparation"
+    )
     table = Table(title=Text(f"Dice: {comparison.title}"), caption=caption, box=SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", min_width=16)
     sets = [name for name in SETS if name in comparison.scores]
     for heading in (*(SETS[name] for name in sets), "seeds", "time of a run"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -51,8 +54,10 @@ def print_table(comparison: Comparison, console: Console) -> None:
 
 
 def _macro(comparison: Comparison, which: str, method: str) -> str:
+    """On two lines, so that every method's name fits a console of 80."""
     found = comparison.scores[which]["dice"].get(method)
-    return UNDEFINED if found is None else mean_sd(found["macro"])
+    text = UNDEFINED if found is None else mean_sd(found["macro"])
+    return text.replace(" \N{PLUS-MINUS SIGN}", "\n\N{PLUS-MINUS SIGN}")
 
 
 def _costs(comparison: Comparison, method: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedpartial.evaluation.compared_run import ComparedRun
+from fedpartial.evaluation.record import EXTERNAL_ORGANS
 from fedpartial.evaluation.summary import statistics
 
 METRICS = ("dice", "hd95_mm")
@@ -28,7 +29,8 @@ def score_set(groups: Groups, which: str) -> dict:
         return {}
     scores = {metric: _score_metric(groups, which, metric) for metric in METRICS}
     found = {name for method in scores["dice"].values() for name in method["classes"]}
-    merged = [method for method, group in groups.items() if all(run.merged for run in group)]
+    # With lesions counted as organs everywhere, a method without lesion classes means the same by its classes.
+    merged = [m for m, group in groups.items() if which != EXTERNAL_ORGANS and all(run.merged for run in group)]
     space = next(iter(groups.values()))[0].space
     return {
         "classes": sorted(found, key=lambda name: space.index(name)),
