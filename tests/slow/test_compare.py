@@ -19,7 +19,7 @@ import pytest
 from fedpartial.phantom import PHANTOM_SITES, VERSION
 from fedpartial.presets import ABDOMEN
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 FEDPARTIAL = Path(sys.executable).with_name("fedpartial")
 REPO = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ RAW = {raw: name for raw, name in PHANTOM_SITES["external"].labels.items()}
 def compare(out: Path, *jobs: str) -> subprocess.CompletedProcess:
     command = [str(FEDPARTIAL), "compare", *jobs, *BUDGET, "--time-limit", "5", "-o", str(out)]
     environment = {**os.environ, "FEDPARTIAL_DEVICE": "cpu"}
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=1400)
+    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=2300)
 
 
 @pytest.fixture(scope="module")
