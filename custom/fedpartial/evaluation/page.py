@@ -36,7 +36,15 @@ def fill(template: str, context: Mapping) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (formats.number, formats.mean_sd, formats.percent, formats.size, formats.duration, formats.plural)
+    filters = (
+        formats.number,
+        formats.mean_sd,
+        formats.percent,
+        formats.size,
+        formats.duration,
+        formats.plural,
+        formats.short_commit,
+    )
     environment.filters |= {f.__name__: f for f in filters} | {"label": formats.class_label, "colour": colour}
     return environment.get_template(template).render(context)
 
