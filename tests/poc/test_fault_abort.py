@@ -24,7 +24,7 @@ from real_federation import Federation
 from startup_kits import LEAD
 from tiny_work import SITES
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 TOLD, STOPPED = "Received command to abort job", "stopped before step"
 CONSOLE = """
 import sys

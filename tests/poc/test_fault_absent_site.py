@@ -15,7 +15,7 @@ from fault_work import (
     whole_job,
 )
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 WITHOUT_THE_LAST = {(1, "liver"), (1, "spleen"), (2, "spleen")}
 
 

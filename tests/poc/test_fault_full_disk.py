@@ -14,7 +14,7 @@ from tiny_work import bundle, edit
 from fedpartial.flare.failure import FAILURE_FILE
 from fedpartial.sites import site_file
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 PAGES_FOR_TWO_CASES = "48k"
 
 

@@ -6,7 +6,7 @@ import pytest
 from fault_work import ROUNDS, assert_same_bits, events, results, updates, wait_until_training, weights, whole_job
 from tiny_work import SITES
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 EVERY_UPDATE = {(number, site) for number in range(1, ROUNDS + 1) for site in SITES}
 
 

@@ -6,7 +6,7 @@ import pytest
 from fault_work import events, federation, read_report, results, resume, updates, wait_until_training, whole_job
 from real_federation import SERVER
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from fault_work import (
 from real_federation import SERVER, Federation, RefusedError
 from tiny_work import SITES
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 
 
 def test_flare_does_not_continue_the_job_but_resume_does(consortium, uninterrupted, tmp_path):

@@ -12,7 +12,7 @@ from tiny_work import SITES
 
 from fedpartial.sites import site_file
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 
 
 def test_both_jobs_run_side_by_side_and_end_with_the_same_model(consortium, twins):

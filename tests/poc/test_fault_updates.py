@@ -12,7 +12,7 @@ from fault_work import assert_same_bits, events, federation, results, updates, w
 from real_federation import SERVER
 from tiny_work import SITES, bundle, edit
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 REASONS = (
     f"update from liver refused: tensor '{faulty_site.TENSOR}': 1 value(s) are NaN or infinite",
     f"update from liver refused: tensor '{faulty_site.TENSOR}': got shape ",

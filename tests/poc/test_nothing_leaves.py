@@ -13,7 +13,7 @@ from real_federation import Federation
 from startup_kits import SERVER, python_without_the_package
 from tiny_work import SITES, bundle, hospitals
 
-pytestmark = [pytest.mark.poc, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.poc, pytest.mark.timeout(900)]
 PATIENT = "Mustermann_19550412"
 
 

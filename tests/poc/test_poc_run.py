@@ -140,7 +140,7 @@ def test_a_rehearsal_downloads_report_and_model_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.poc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_rehearsal_leaves_no_process(tmp_path, number):
     with rehearsal_of(tmp_path, **LONG) as rehearsal:
@@ -153,7 +153,7 @@ def test_an_interrupted_rehearsal_leaves_no_process(tmp_path, number):
 
 
 @pytest.mark.poc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_an_interrupt_while_the_federation_starts_leaves_no_process(tmp_path):
     with rehearsal_of(tmp_path) as rehearsal:
         rehearsal.wait_until(lambda: any("server_train" in text for text in rehearsal.processes().values()), 60)
@@ -164,7 +164,7 @@ def test_an_interrupt_while_the_federation_starts_leaves_no_process(tmp_path):
 
 
 @pytest.mark.poc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_failing_job_says_why_and_leaves_no_process(tmp_path):
     label = site_files(tmp_path / "sites") / "liver" / "case_data" / "case_training0_label.nii.gz"
     label.write_bytes(b"no label map")
@@ -178,7 +178,7 @@ def test_a_failing_job_says_why_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.poc
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_job_that_takes_too_long_is_aborted(tmp_path):
     with rehearsal_of(tmp_path, "--timeout", "20", **LONG) as rehearsal:
         assert rehearsal.wait(290) == 1, rehearsal.output
