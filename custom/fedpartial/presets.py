@@ -39,6 +39,25 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """MONAI UNet with residual units and batch normalisation (METHODS 2.1), split into a trunk and heads.
+
+    channels has one entry per level, strides one per step down, so one fewer. initialisation of the convolutions:
+    "default" is torch's, "lecun" normal with variance 1 / fan-in and zero biases (METHODS 2.2, paper P2).
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[tuple[int, int, int], ...]
+    num_res_units: int
+    initialisation: Literal["default", "lecun"]
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs in training: no deep supervision."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with Nesterov momentum; the learning rate follows a cosine over all local steps (METHODS 1.4)."""
 
@@ -74,7 +93,7 @@ class Preset:
     augmentation: Literal["none", "light", "condistfl"]
     overlap: float
     inference_batch: int
-    network: NetworkConfig
+    network: NetworkConfig | UNetConfig
     optimizer: OptimizerConfig
     num_rounds: int
     local_steps: int
