@@ -1,5 +1,7 @@
 """The plan of a run: validated where it is written, strict where it arrives."""
 
+from dataclasses import fields
+
 import pytest
 
 from federation import TINY, tiny_plan
@@ -60,10 +62,10 @@ def test_a_plan_survives_the_message():
     assert Plan.from_dict(plan.to_dict()) == plan
 
 
-@pytest.mark.parametrize("key", ["job", "preset", "num_rounds", "local_steps", "seed", "merge_lesions", "resumed_jobs"])
+@pytest.mark.parametrize("key", [field.name for field in fields(Plan)])
 def test_a_message_without_a_field_is_refused(key):
     given = Plan(**GOOD).to_dict()
-    assert len(given) == 7
+    assert len(given) == 9
     del given[key]
     with pytest.raises(ConfigError, match=key):
         Plan.from_dict(given)
@@ -73,3 +75,31 @@ def test_a_message_without_a_field_is_refused(key):
 def test_a_message_of_another_make_is_refused(given):
     with pytest.raises(ConfigError):
         Plan.from_dict(given)
+
+
+def test_a_stored_plan_of_an_earlier_version_has_the_defaults():
+    given = Plan(**GOOD).to_dict()
+    del given["exchange"], given["finetune_steps"]
+    assert Plan.from_stored(given) == Plan(**GOOD)
+    with pytest.raises(ConfigError, match="preset"):
+        Plan.from_stored({name: value for name, value in given.items() if name != "preset"})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"exchange": "heads"}, "one of all, trunk"),
+        ({"finetune_steps": 5}, "there is no head to tune"),
+        ({"exchange": "trunk", "finetune_steps": -1}, "at least 0"),
+    ],
+)
+def test_an_exchange_that_cannot_be_is_refused(change, expected):
+    with pytest.raises(ConfigError, match=expected):
+        Plan(**GOOD, **change)
+
+
+def test_private_heads_follow_from_the_exchange():
+    assert not Plan(**GOOD).private_heads
+    assert all(
+        Plan(**GOOD, exchange=e).private_heads for e in ("trunk", "trunk_without_statistics", "trunk_without_norms")
+    )

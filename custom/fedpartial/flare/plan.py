@@ -14,13 +14,14 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.flare.code_check import CodeMismatch, attach_code, check_manifest
+from fedpartial.networks.split import Exchange
 from fedpartial.training.plan import Plan
 
 HEADER = "fedpartial_plan"
 
 
 class RunPlan(FLComponent):
-    """Preset, rounds, local steps and seed of the job (config_fed_server.json, component "plan")."""
+    """What the job says about the run (config_fed_server.json, component "plan"); the arguments are those of Plan."""
 
     def __init__(
         self,
@@ -30,6 +31,8 @@ class RunPlan(FLComponent):
         local_steps: int,
         seed: int,
         merge_lesions: bool = False,
+        exchange: Exchange = "all",
+        finetune_steps: int = 0,
         resumed_jobs: Sequence[str] = (),
     ):
         super().__init__()
@@ -40,6 +43,8 @@ class RunPlan(FLComponent):
             local_steps=local_steps,
             seed=seed,
             merge_lesions=merge_lesions,
+            exchange=exchange,
+            finetune_steps=finetune_steps,
             resumed_jobs=resumed_jobs,
         )
 

@@ -29,6 +29,7 @@ class RoundContext:
 
     groups: bool (G, C), the organ groups of the label space. parameters: the live parameters of the network in
     training; reference: the same of the global model, frozen, for a method that needs_reference, else empty.
+    head_channels: the label space's channel of each private head, in the order of the outputs; empty for a joint head.
     """
 
     round_number: int
@@ -36,6 +37,7 @@ class RoundContext:
     groups: Tensor
     parameters: Sequence[Tensor] = ()
     reference: Sequence[Tensor] = ()
+    head_channels: tuple[int, ...] = ()
 
 
 class Method(Protocol):

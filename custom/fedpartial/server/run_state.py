@@ -19,7 +19,7 @@ from fedpartial.training.checkpoint import read_tensors, write_tensors
 from fedpartial.training.plan import Plan
 
 RUN_STATE = "run_state.safetensors"
-SAME = ("preset", "num_rounds", "local_steps", "seed", "merge_lesions")
+SAME = ("preset", "num_rounds", "local_steps", "seed", "merge_lesions", "exchange", "finetune_steps")
 """What a continued run must have in common with the run it continues: the schedules follow from it."""
 
 
@@ -62,7 +62,7 @@ def load_run_state(path: Path) -> RunState:
     try:
         tensors, metadata = read_tensors(path)
         values = json.loads(metadata["fedpartial_run"])
-        Plan.from_dict(values["plan"])
+        values["plan"] = Plan.from_stored(values["plan"]).to_dict()
         return RunState(**values, weights=_part(tensors, "weights"), velocity=_part(tensors, "velocity"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

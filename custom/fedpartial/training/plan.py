@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import get_args
 
 from fedpartial.errors import ConfigError, check_keys
+from fedpartial.networks.split import Exchange, has_private_heads
 from fedpartial.presets import Preset, get_preset
 from fedpartial.training.local_trainer import Schedule
 
@@ -14,8 +17,10 @@ JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Preset, label space option, seed and length of a run.
+    """Preset, label space option, seed, length and exchange of a run.
 
+    ``exchange`` says which tensors travel; anything but "all" gives every site private heads of its own classes.
+    ``finetune_steps`` train these heads after the rounds, on the frozen trunk; 0 for no such phase.
     ``resumed_jobs`` are the FLARE ids of the interrupted jobs that this one continues, the latest first: in their
     folders at the sites lies the state of the optimisers.
     """
@@ -26,21 +31,31 @@ class Plan:
     local_steps: int
     seed: int = 0
     merge_lesions: bool = False
+    exchange: Exchange = "all"
+    finetune_steps: int = 0
     resumed_jobs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
-        for field, least in (("num_rounds", 1), ("local_steps", 1), ("seed", 0)):
+        self._check_exchange()
+        for field, least in (("num_rounds", 1), ("local_steps", 1), ("seed", 0), ("finetune_steps", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    where="job",
-                    field=field,
-                    got=value,
-                    expected=f"an integer of at least {least}",
-                    remedy="Correct it in config_fed_server.json.",
-                )
+                raise _wrong(field, value, f"an integer of at least {least}")
         object.__setattr__(self, "resumed_jobs", _job_ids(self.resumed_jobs))
+
+    def _check_exchange(self) -> None:
+        if self.exchange not in get_args(Exchange):
+            raise _wrong("exchange", self.exchange, f"one of {', '.join(get_args(Exchange))}")
+        if self.finetune_steps and not self.private_heads:
+            raise _wrong(
+                "finetune_steps", self.finetune_steps, "0 where everything is exchanged: there is no head to tune"
+            )
+
+    @property
+    def private_heads(self) -> bool:
+        """Whether every site has heads of its own, one per class that it annotates."""
+        return has_private_heads(self.exchange)
 
     @property
     def config(self) -> Preset:
@@ -58,6 +73,17 @@ class Plan:
         names = list(cls.__dataclass_fields__)
         check_keys(given, names, names, where="task from the server")
         return cls(**given)
+
+    @classmethod
+    def from_stored(cls, given: Mapping) -> Plan:
+        """The plan in a file; one of an earlier version may lack an option that came later."""
+        options = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        return cls.from_dict(options | dict(given))
+
+
+def _wrong(field: str, got: object, expected: str) -> ConfigError:
+    remedy = "Correct it in config_fed_server.json."
+    return ConfigError(where="job", field=field, got=got, expected=expected, remedy=remedy)
 
 
 def _job_ids(given: object) -> tuple[str, ...]:
