@@ -59,13 +59,19 @@ class UNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with Nesterov momentum; the learning rate follows a cosine over all local steps (METHODS 1.4)."""
+    """SGD with Nesterov momentum (METHODS 1.4) or Adam (METHODS 2.2); a cosine over all local steps from lr to min_lr.
 
+    momentum belongs to SGD, betas and eps to Adam. weight_decay is added to the gradient. clip_norm None: no clipping.
+    """
+
+    kind: Literal["sgd", "adam"] = "sgd"
     lr: float
-    momentum: float
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float
     min_lr: float
-    clip_norm: float
+    clip_norm: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,43 @@
-"""Our SGD is torch.optim.SGD, bit for bit, also from a saved state; and it does not import the compiler."""
+"""Our SGD and Adam are torch.optim's, bit for bit, also from a saved state; and they do not import the compiler."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from fedpartial.presets import PHANTOM, OptimizerConfig
-from fedpartial.training.optimizer import NesterovSGD
+from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
+from fedpartial.training.local_trainer import WEIGHTS
+from fedpartial.training.optimizer import Adam, NesterovSGD, build_optimizer
 
-CONFIGS = (PHANTOM.optimizer, OptimizerConfig(lr=0.1, momentum=0.0, weight_decay=0.01, min_lr=0.0, clip_norm=1.0))
+PLAIN = OptimizerConfig(lr=0.1, momentum=0.0, weight_decay=0.01, min_lr=0.0, clip_norm=1.0)
+ADAM = OptimizerConfig(kind="adam", lr=0.01, weight_decay=0.0, min_lr=0.0, clip_norm=None)
+ADAM_OTHERWISE = replace(ADAM, betas=(0.8, 0.99), eps=1e-3, weight_decay=0.1)
+CONFIGS = {"nesterov": PHANTOM.optimizer, "plain": PLAIN, "adam": ADAM, "adam otherwise": ADAM_OTHERWISE}
+CLASSES = {"sgd": NesterovSGD, "adam": Adam}
+
+
+def torch_optimizer(parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
+    if config.kind == "adam":
+        return torch.optim.Adam(
+            parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+    )
+
+
+def every_config(function):
+    return pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))(function)
 
 
 def make_network() -> nn.Module:
@@ -25,23 +50,17 @@ def backward(network: nn.Module, step: int) -> None:
     network(data).square().sum().backward()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["nesterov", "plain"])
-def test_equals_torch_bit_for_bit_also_from_a_saved_state(config):
+@every_config
+def test_equals_torch_bit_for_bit_also_from_a_saved_state(config, tmp_path):
     ours, theirs = make_network(), make_network()
-    reference = torch.optim.SGD(
-        theirs.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )
-    optimizer = NesterovSGD(dict(ours.named_parameters()), config)
+    reference = torch_optimizer(theirs.parameters(), config)
+    optimizer = build_optimizer(dict(ours.named_parameters()), config)
+    assert type(optimizer) is CLASSES[config.kind]
     for step in range(6):
         if step == 3:
-            saved = {name: tensor.clone() for name, tensor in optimizer.state().items()}
-            assert set(saved) == (set(dict(ours.named_parameters())) if config.momentum else set())
-            optimizer = NesterovSGD(dict(ours.named_parameters()), config)
-            optimizer.load(saved)
+            save_state(tmp_path, 0, SiteState(tensors=optimizer.state(), values={}))
+            optimizer = build_optimizer(dict(ours.named_parameters()), config)
+            optimizer.load(load_state_before(tmp_path, 1).tensors)
         optimizer.lr = reference.param_groups[0]["lr"] = config.lr / (1 + step)
         for network, stepper in ((ours, optimizer), (theirs, reference)):
             stepper.zero_grad()
@@ -52,20 +71,60 @@ def test_equals_torch_bit_for_bit_also_from_a_saved_state(config):
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-def test_a_parameter_without_gradient_stays():
+def test_the_state_names_its_parameters_and_never_looks_like_weights():
+    network = make_network()
+    names = list(dict(network.named_parameters()))
+    expected = {
+        "nesterov": set(names),
+        "plain": set(),
+        "adam": {f"{part}/{name}" for name in names for part in ("exp_avg", "exp_avg_sq", "step")},
+    }
+    for key, wanted in expected.items():
+        optimizer = build_optimizer(dict(network.named_parameters()), CONFIGS[key])
+        assert optimizer.state() == {}
+        backward(network, 0)
+        optimizer.step()
+        assert set(optimizer.state()) == wanted
+        assert not any(name.startswith(WEIGHTS) for name in optimizer.state())
+
+
+def test_adam_forgets_its_own_state_for_one_that_lacks_it():
+    network = make_network()
+    optimizer = Adam(dict(network.named_parameters()), ADAM)
+    backward(network, 0)
+    optimizer.step()
+    kept = {name: tensor.clone() for name, tensor in optimizer.state().items() if name.endswith("/0.weight")}
+    optimizer.load(kept)
+    assert set(optimizer.state()) == set(kept)
+    assert len(kept) == 3
+    optimizer.step()
+    assert {name: float(t) for name, t in optimizer.state().items() if name.startswith("step/")} == {
+        "step/0.weight": 2.0,
+        "step/0.bias": 1.0,
+        "step/2.weight": 1.0,
+        "step/2.bias": 1.0,
+    }
+    assert float(kept["step/0.weight"]) == 1.0, "a loaded state is copied"
+
+
+@every_config
+def test_a_parameter_without_gradient_stays(config):
     network = make_network()
     network[0].weight.requires_grad_(False)
     before = network[0].weight.clone()
-    optimizer = NesterovSGD(dict(network.named_parameters()), PHANTOM.optimizer)
+    optimizer = build_optimizer(dict(network.named_parameters()), config)
+    optimizer.step()
+    assert optimizer.state() == {}, "nothing has a gradient yet"
     backward(network, 0)
     optimizer.step()
     assert torch.equal(network[0].weight, before)
-    assert "0.weight" not in optimizer.state()
+    assert not any("0.weight" in name for name in optimizer.state())
 
 
-def test_a_loss_scaler_can_use_it():
+@every_config
+def test_a_loss_scaler_can_use_it(config):
     network = make_network()
-    optimizer = NesterovSGD(dict(network.named_parameters()), PHANTOM.optimizer)
+    optimizer = build_optimizer(dict(network.named_parameters()), config)
     scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
     before = network[2].weight.clone()
     scaler.scale(network(torch.ones(1, 5)).square().sum()).backward()
@@ -80,13 +139,14 @@ def test_a_loss_scaler_can_use_it():
 def test_a_step_does_not_import_the_compiler():
     code = """
 import sys, torch
+from dataclasses import replace
 from fedpartial.presets import PHANTOM
-from fedpartial.training.optimizer import NesterovSGD
+from fedpartial.training.optimizer import build_optimizer
 p = torch.nn.Parameter(torch.ones(2))
-o = NesterovSGD({"p": p}, PHANTOM.optimizer)
 p.sum().backward()
 torch.nn.utils.clip_grad_norm_([p], 1.0)
-o.step()
+for kind in ("sgd", "adam"):
+    build_optimizer({"p": p}, replace(PHANTOM.optimizer, kind=kind)).step()
 sys.exit("torch._dynamo" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
