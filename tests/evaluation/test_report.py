@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from fedpartial.evaluation.figures import dice_by_class
+from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.evaluation.report import ReportPaths, RunRecord, load_schema, read_report, validate_report, write_report
 from fedpartial.evaluation.table import console_table
 
+LATER_FIELDS = {"external_heads"}
+"""Reports of earlier versions lack them."""
 HOSTILE = "<script>alert(1)</script>\"'&$x_1$"
 
 
@@ -61,7 +65,7 @@ def test_schema_is_valid_and_accepts_a_full_report(report):
 
     Draft202012Validator.check_schema(load_schema())
     validate_report(report)
-    assert set(report) == set(load_schema()["required"]) == set(load_schema()["properties"])
+    assert set(report) == {*load_schema()["required"], *LATER_FIELDS} == set(load_schema()["properties"])
 
 
 def test_schema_accepts_a_minimal_report(record_parts):
@@ -70,13 +74,14 @@ def test_schema_accepts_a_minimal_report(record_parts):
     validate_report(RunRecord(**kept, **empty).to_report())
 
 
-def test_every_top_level_field_is_required_and_no_other_is_allowed(report):
-    for key in report:
+def test_every_top_level_field_but_later_ones_is_required_and_no_other_is_allowed(report):
+    for key in report.keys() - LATER_FIELDS:
         with pytest.raises(ValueError, match=f"'{key}' is a required property"):
             validate_report({k: v for k, v in report.items() if k != key})
     with pytest.raises(ValueError, match="hostname"):
         validate_report(report | {"hostname": "gpu01"})
-    assert len(report) == 18
+    validate_report({key: value for key, value in report.items() if key not in LATER_FIELDS})
+    assert len(report) == 18 + len(LATER_FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +115,10 @@ def test_wrong_values_are_refused_and_named(report, path, value):
         validate_report(broken)
 
 
-def test_a_site_may_not_be_called_external(report):
-    with pytest.raises(ValueError, match="external"):
-        validate_report(report | {"sites": {"external": {}}})
+@pytest.mark.parametrize("name", EXTERNAL_NAMES)
+def test_a_site_may_not_be_called_like_the_external_set(report, name):
+    with pytest.raises(ValueError, match=f"/sites/{name}: this name is kept"):
+        validate_report(report | {"sites": {name: {}}})
 
 
 def test_nothing_is_written_when_the_record_breaks_the_contract(record_parts, tmp_path):
@@ -258,3 +264,15 @@ def test_scores_with_lesions_merged_have_a_table_of_their_own(record_parts, path
     assert page.count("data-organ=") == 1
     assert 'data-organ="liver"' in page
     assert read_report(written.json)["external_organs"] == organs
+
+
+def test_scores_of_single_heads_are_kept_apart_from_those_of_sites(record_parts, cases, without_figures, tmp_path):
+    heads = {"liver": record_parts["external"]["liver"]}
+    more = {"external_heads": heads, "cases": {**cases, "external_heads": cases["external"]}}
+    written = write_report(RunRecord(**record_parts | more), tmp_path)
+    report = read_report(written.json)
+    assert report["external_heads"] == heads
+    assert report["cases"]["external_heads"] == report["cases"]["external"]
+    assert sum(row["site"] == "external_heads" for row in _rows(written.scores_csv)) == 3 * 7
+    without = {**report, "cases": {name: c for name, c in report["cases"].items() if name != "external_heads"}}
+    assert dice_by_class(report, ("liver",)) == dice_by_class(without, ("liver",)), "they would count as a site's"

@@ -11,11 +11,11 @@ from pathlib import Path
 from fedpartial.cli.job_folder import ALL_SITES, CLIENT_CONFIG, META, SERVER, Job, deploy_map_error
 from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.presets import PRESETS, get_preset
 
-RESERVED_NAMES = (SERVER, EXTERNAL, EXTERNAL_ORGANS)
+RESERVED_NAMES = (SERVER, *EXTERNAL_NAMES)
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

@@ -14,14 +14,13 @@ import numpy as np
 from fedpartial.evaluation.canvas import INK, canvas, legend_name
 from fedpartial.evaluation.colours import colour
 from fedpartial.evaluation.formats import class_label, duration
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SITES = ("#3a7fc8", "#dd7f1c", "#2f9e74", "#c2539a", "#8a6fd6", "#93912b", "#c9483f", "#4f9fb0")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-OWN = (EXTERNAL, EXTERNAL_ORGANS)
 _MIN_BOX = 5
 """A box needs this many cases; fewer are shown as points only."""
 
@@ -52,7 +51,7 @@ def loss_curves(report: Mapping) -> bytes | None:
 def dice_by_class(report: Mapping, classes: Sequence[str]) -> bytes | None:
     """Dice of every case by class: the external set (filled, left) beside the sites (hollow, right)."""
     external = report["cases"].get(EXTERNAL, [])
-    at_sites = [case for name, cases in report["cases"].items() if name not in OWN for case in cases]
+    at_sites = [case for name, cases in report["cases"].items() if name not in EXTERNAL_NAMES for case in cases]
     summaries = [summary for name, summary in report["sites"].items() if name not in report["cases"]]
     if not external and not at_sites and not summaries:
         return None

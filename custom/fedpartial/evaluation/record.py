@@ -13,9 +13,13 @@ from fedpartial.evaluation.metrics import CaseScores, EmptyClass
 
 SCHEMA_FILE = "report.schema"
 EXTERNAL = "external"
-"""Name of the external set where cases are listed by site; no site may be called so."""
+"""Name of the external set where cases are listed by site."""
 EXTERNAL_ORGANS = "external_organs"
 """The external set with lesions counted as their organ."""
+EXTERNAL_HEADS = "external_heads"
+"""The external set with each class scored from the binary mask of its own head."""
+EXTERNAL_NAMES = (EXTERNAL, EXTERNAL_ORGANS, EXTERNAL_HEADS)
+"""Names of the external set where cases are listed by site; no site may be called so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +41,15 @@ class RunRecord:
     empty_class_policy: the Dice of a class predicted but not in the reference ("exclude" or "zero").
     device, precision: site -> what it trained on ("cpu", "cuda"), and in ("float32", "amp").
     sites: site -> ``summarise(...)`` of its test cases. external: ``summarise(...)`` of the external set,
-    {} without one. external_organs: the same with lesions counted as their organ.
+    {} without one. external_organs: the same with lesions counted as their organ. external_heads: the same with each
+    class scored from its own head's binary mask, {} where the model has no heads.
     rounds: one dict per round: round, seconds, bytes_up, bytes_down, val_dice, and sites: site ->
     {loss, val_dice, seconds, bytes_up, bytes_down}. bytes_up is from the site to the server.
     exchange: facts on what was exchanged in the whole run, by name.
     phases: consecutive phases -> wall-clock seconds; their sum is the duration of the run.
     cross_site: model name -> site -> class -> mean Dice (None where undefined).
     selected_model: {name, round, val_dice}, None when the method selects none.
-    cases: site, "external" or "external_organs" -> scores per case; the report numbers them and never names files.
+    cases: site or one of ``EXTERNAL_NAMES`` -> scores per case; the report numbers them and never names files.
     notes: sentences for the reader. overlays: pictures for report.html only.
     """
 
@@ -59,6 +64,7 @@ class RunRecord:
     sites: Mapping[str, Mapping[str, Mapping]]
     external: Mapping[str, Mapping]
     external_organs: Mapping[str, Mapping] = field(default_factory=dict)
+    external_heads: Mapping[str, Mapping] = field(default_factory=dict)
     rounds: Sequence[Mapping]
     exchange: Mapping[str, object] = field(default_factory=dict)
     phases: Mapping[str, float] = field(default_factory=dict)
@@ -90,7 +96,7 @@ def validate_report(report: Mapping) -> None:
     found = Draft202012Validator(load_schema()).iter_errors(report)
     faults = [f"{_pointer(error.absolute_path)}: {error.message}" for error in found]
     faults += [f"{_pointer(path)}: not a finite number" for path in _non_finite(report)]
-    for name in (EXTERNAL, EXTERNAL_ORGANS):
+    for name in EXTERNAL_NAMES:
         if name in report.get("sites", ()):
             faults.append(f"/sites/{name}: this name is kept for the external set; rename the site")
     if faults:
