@@ -23,8 +23,8 @@ from fedpartial import presets
 from fedpartial.evaluation.summary import summarise
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.aggregation import weighted_mean
 from fedpartial.server.fed_optimizer import ServerSGD
 from fedpartial.sites import phantom_site

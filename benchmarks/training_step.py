@@ -18,7 +18,7 @@ import torch
 
 from fedpartial.methods.base import RoundContext
 from fedpartial.methods.condistfl import ConDistFL
-from fedpartial.networks.dynunet import build_network, heads
+from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.presets import PHANTOM
 
 PARTS = ("forward", "teacher", "losses", "backward")
@@ -40,7 +40,7 @@ def one_process() -> dict[str, float]:
     sums = dict.fromkeys(PARTS, 0.0)
     for step in range(WARM_UP + STEPS):
         times = [time.process_time()]
-        outputs = heads(student(image), PHANTOM.network.num_outputs)
+        outputs = training_outputs(student(image), PHANTOM.network)
         times.append(time.process_time())
         with torch.no_grad():
             teacher_logits = teacher(image)

@@ -10,8 +10,8 @@ import torch
 from tiny_hospital import write_case, write_site
 
 from fedpartial.methods.base import Method
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.presets import PHANTOM, NetworkConfig
 from fedpartial.server.aggregation import weighted_mean
 from fedpartial.server.fed_optimizer import ServerSGD

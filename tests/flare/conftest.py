@@ -11,8 +11,8 @@ from nvflare.private.fed.utils.fed_utils import nvflare_fobs_initialize
 
 from federation import TINY
 from fedpartial.methods.condistfl import ConDistFL
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 
 
 @pytest.fixture(autouse=True, scope="session")

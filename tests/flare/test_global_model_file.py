@@ -13,8 +13,8 @@ from fedpartial.errors import ConfigError
 from fedpartial.flare.final_evaluation import FinalEvaluation
 from fedpartial.flare.persistor import GLOBAL_MODEL, GlobalModelFile
 from fedpartial.flare.plan import RunPlan
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.run_state import RUN_STATE
 from fedpartial.training.model_file import load_model
 

@@ -81,8 +81,8 @@ def test_the_update_is_that_of_the_plain_session(make_hospital, tiny_sites, tmp_
 
 
 def federate_start(plan) -> dict:
+    from fedpartial.networks.build import build_network
     from fedpartial.networks.canonical import canonical_state
-    from fedpartial.networks.dynunet import build_network
 
     return {n: t.numpy() for n, t in canonical_state(build_network(TINY, seed=plan.seed)).items()}
 

@@ -19,8 +19,8 @@ from fedpartial.flare.learner import LOCAL_MODEL
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.standalone import NoAggregation
 from fedpartial.methods.fedavg import FedAvg
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.checkpoint import read_tensors
 from fedpartial.training.model_file import load_model

@@ -10,7 +10,7 @@ from federation import TINY_SUPERVISED
 from fedpartial.methods.base import RoundContext
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.methods.fedprox import FedProx
-from fedpartial.networks.dynunet import build_network
+from fedpartial.networks.build import build_network
 from fedpartial.presets import ABDOMEN
 
 GROUPS = torch.from_numpy(ABDOMEN.group_matrix())

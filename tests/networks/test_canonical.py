@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from federation import TINY
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import (
     StateMismatch,
     canonical_state,
@@ -13,7 +14,6 @@ from fedpartial.networks.canonical import (
     is_statistic,
     load_canonical,
 )
-from fedpartial.networks.dynunet import build_network
 from fedpartial.presets import ABDOMEN_PAPER, PHANTOM
 
 

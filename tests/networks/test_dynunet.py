@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from federation import TINY, TINY_PRESETS, TINY_SUPERVISED
+from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network, heads
 from fedpartial.presets import ABDOMEN_PAPER, PHANTOM
 
 
@@ -40,7 +40,7 @@ def test_output_shapes(preset, training):
     output = network(torch.zeros(2, 1, 16, 16, 8))
     shape = (2, preset.label_space.num_channels, 16, 16, 8)
     if training:
-        found = heads(output, preset.network.num_outputs)
+        found = training_outputs(output, preset.network)
         assert [tuple(head.shape) for head in found] == [shape] * preset.network.num_outputs
     else:
         assert tuple(output.shape) == shape
@@ -49,7 +49,7 @@ def test_output_shapes(preset, training):
 def test_the_first_head_is_the_output_of_evaluation():
     network = build_network(TINY_SUPERVISED, seed=0)
     image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    first, second = heads(network.train()(image), 2)
+    first, second = training_outputs(network.train()(image), TINY_SUPERVISED.network)
     assert torch.equal(first, network.eval()(image))
     assert not torch.equal(first, second)
 
@@ -60,7 +60,7 @@ def test_the_presets_of_the_house_fit_their_patch(preset):
     with torch.device("meta"):
         network = build_network(preset, seed=0)
         image = torch.empty(1, 1, *preset.patch)
-        outputs = heads(network.train()(image), preset.network.num_outputs)
+        outputs = training_outputs(network.train()(image), preset.network)
     assert len(outputs) == preset.network.num_outputs
     assert {tuple(head.shape) for head in outputs} == {(1, preset.label_space.num_channels, *preset.patch)}
     assert tuple(network.eval()(image).shape) == (1, preset.label_space.num_channels, *preset.patch)

@@ -15,8 +15,8 @@ from real_federation import Federation, RefusedError
 from startup_kits import LEAD, MEMBER, OPERATOR, OTHER_LEAD, SERVER, SITE_ADMIN, provision
 from tiny_work import SITES, bundle, edit, hospitals
 
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.presets import get_preset
 from fedpartial.training.model_file import load_model
 

@@ -11,8 +11,8 @@ import torch
 
 from federation import TINY_SUPERVISED
 from fedpartial.errors import ConfigError
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.fed_optimizer import ServerSGD
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "vectors.json").read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ from tiny_hospital import write_case
 from federation import TINY, tiny_plan
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.record import validate_report
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.final_report import FinalReport
 from fedpartial.server.metrics_check import MetricsRefused
 from fedpartial.server.provenance import source_commit, versions

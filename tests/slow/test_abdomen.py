@@ -17,8 +17,8 @@ from tiny_hospital import write_nifti, write_site
 
 from fedpartial import presets
 from fedpartial.methods.condistfl import ConDistFL
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.presets import ABDOMEN_PAPER
 from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession

@@ -11,7 +11,7 @@ from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
+from fedpartial.networks.build import build_network
 from fedpartial.training.local_trainer import LocalTrainer, Schedule
 from fedpartial.training.precision import Precision
 

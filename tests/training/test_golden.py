@@ -11,8 +11,8 @@ import torch
 from federation import TINY, tiny_plan
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.aggregation import weighted_mean
 from fedpartial.training.site_session import SiteSession
 

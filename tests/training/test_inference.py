@@ -11,8 +11,8 @@ from tiny_hospital import write_nifti
 
 from federation import TINY, tiny_plan
 from fedpartial.errors import ConfigError
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.training.inference import predict_file
 from fedpartial.training.model_file import model_info, save_model
 

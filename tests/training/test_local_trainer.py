@@ -14,7 +14,7 @@ from fedpartial.methods.base import LossTerms
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.networks.canonical import StateMismatch, canonical_state, load_canonical
-from fedpartial.networks.dynunet import build_network
+from fedpartial.networks.build import build_network
 from fedpartial.training.local_trainer import Schedule, TrainingDiverged, TrainingStopped
 from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision

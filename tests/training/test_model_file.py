@@ -10,8 +10,8 @@ import torch
 
 from federation import TINY, tiny_plan
 from fedpartial.errors import ConfigError
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.training.checkpoint import write_tensors
 from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
 from fedpartial.training.plan import Plan

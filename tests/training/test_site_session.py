@@ -12,8 +12,8 @@ from federation import TINY, tiny_plan
 from fedpartial.data.integrity import DataFaults
 from fedpartial.errors import ConfigError
 from fedpartial.methods.fedavg import FedAvg
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state, canonical_tensors
-from fedpartial.networks.dynunet import build_network
 from fedpartial.sites import SitePool
 from fedpartial.training.site_session import SiteSession
 

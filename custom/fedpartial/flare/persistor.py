@@ -18,8 +18,8 @@ from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.standalone import NoAggregation
 from fedpartial.flare.weights import to_arrays
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
-from fedpartial.networks.dynunet import build_network
 from fedpartial.server.run_history import RunHistory
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state, save_run_state
 from fedpartial.training.model_file import check_fits, load_model, model_info, save_model

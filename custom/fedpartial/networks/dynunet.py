@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedpartial.presets import Preset
 
 
-def build_network(preset: Preset, *, seed: int) -> nn.Module:
+def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
     """A DynUNet with the preset's shape and seeded initial weights; the caller's random state is kept.
 
     In training mode it returns (N, heads, C, H, W, D), every head at full resolution; in evaluation
@@ -31,8 +31,3 @@ def build_network(preset: Preset, *, seed: int) -> nn.Module:
             deep_supervision=config.deep_supervision_heads > 0,
             deep_supr_num=max(config.deep_supervision_heads, 1),
         )
-
-
-def heads(output: Tensor, num_outputs: int) -> tuple[Tensor, ...]:
-    """Split a training output into its heads, full resolution first."""
-    return output.unbind(dim=1) if num_outputs > 1 else (output,)

@@ -9,8 +9,8 @@ import torch
 
 from fedpartial.data.integrity import load_checked, raise_for_faults
 from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
-from fedpartial.networks.dynunet import build_network
 from fedpartial.training.evaluator import predict_logits
 from fedpartial.training.model_file import load_model
 from fedpartial.training.plan import Plan

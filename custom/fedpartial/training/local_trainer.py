@@ -23,7 +23,7 @@ from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
 from fedpartial.methods.base import LossTerms, Method, RoundContext
 from fedpartial.networks.canonical import canonical_state, load_canonical
-from fedpartial.networks.dynunet import build_network, heads
+from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.presets import OptimizerConfig, Preset
 from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
 from fedpartial.training.optimizer import NesterovSGD
@@ -183,7 +183,7 @@ class LocalTrainer:
         label = batch.label.to(device, non_blocking=True)
         labelled = batch.labelled.to(device, non_blocking=True)
         with self.precision.autocast():
-            outputs = heads(self.network(image), self.preset.network.num_outputs)
+            outputs = training_outputs(self.network(image), self.preset.network)
             with torch.no_grad():
                 teacher_logits = None if teacher is None else teacher(image)
         terms = self.method.loss(outputs, teacher_logits, label, labelled, context)

@@ -21,8 +21,8 @@ from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import needs_space
 from fedpartial.labels import LabelTable
 from fedpartial.methods.base import Method
+from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
-from fedpartial.networks.dynunet import build_network
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
 from fedpartial.training.evaluator import predict_on_original_grid, quick_scores

@@ -1,0 +1,54 @@
+"""The one place where a preset becomes a network, and where the output of training becomes what losses take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fedpartial.errors import ConfigError
+from fedpartial.networks.dynunet import build_dynunet
+from fedpartial.networks.residual_unet import build_residual_unet
+from fedpartial.presets import NetworkConfig, Preset, UNetConfig
+
+
+def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | None = None) -> nn.Module:
+    """The preset's network with seeded initial weights; the caller's random state is kept.
+
+    ``head_classes`` gives a residual U-Net one private head for each class instead of a joint one. In evaluation mode
+    the network returns (N, C, H, W, D), whose argmax over C is the label; see ``training_outputs`` for training.
+    Raises ConfigError for heads that the preset's network cannot have.
+    """
+    if head_classes is not None:
+        _check_heads(preset, head_classes)
+    if isinstance(preset.network, UNetConfig):
+        return build_residual_unet(preset, seed=seed, head_classes=head_classes)
+    return build_dynunet(preset, seed=seed)
+
+
+def training_outputs(output: Tensor, config: NetworkConfig | UNetConfig) -> tuple[Tensor, ...]:
+    """What a network in training mode returned, as a method's loss takes it: full resolution first.
+
+    Logits (N, C, H, W, D) each; those of a network with private heads are one (N, heads, 2, H, W, D).
+    """
+    return output.unbind(dim=1) if config.num_outputs > 1 else (output,)
+
+
+def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:
+    classes = preset.label_space.classes
+    if not isinstance(preset.network, UNetConfig):
+        raise ConfigError(
+            where=f"preset {preset.name}",
+            field="network",
+            got=type(preset.network).__name__,
+            expected="UNetConfig, the network that has private heads",
+            remedy="Choose a preset of SegViz, or exchange all tensors.",
+        )
+    if not head_classes or len(set(head_classes)) != len(head_classes) or set(head_classes) - set(classes):
+        raise ConfigError(
+            where=f"preset {preset.name}",
+            field="heads",
+            got=list(head_classes),
+            expected=f"different classes, each one of {', '.join(classes)}",
+            remedy="A head belongs to one class of the label space: correct the site's labels.",
+        )
