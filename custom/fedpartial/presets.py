@@ -96,7 +96,7 @@ class Preset:
     volumes_per_batch: int
     patches_per_volume: int
     foreground_fraction: float
-    augmentation: Literal["none", "light", "condistfl"]
+    augmentation: Literal["none", "light", "condistfl", "segviz"]
     overlap: float
     inference_batch: int
     network: NetworkConfig | UNetConfig

@@ -11,7 +11,7 @@ import torch
 from fedpartial.data.augment import LEVELS, augment
 from fedpartial.data.sampler import Batch
 
-LEVELS_THAT_CHANGE = ("light", "condistfl")
+LEVELS_THAT_CHANGE = ("light", "condistfl", "segviz")
 
 
 def batch_of(count: int = 2, shape=(10, 9, 8)) -> Batch:
@@ -76,6 +76,22 @@ def test_condistfl_keeps_the_values_of_the_label(preset):
         assert label.dtype == torch.int64
         for ours, given in zip(label, batch.label, strict=True):
             assert torch.equal(ours.unique(return_counts=True)[1], given.unique(return_counts=True)[1])
+
+
+def test_segviz_scales_and_shifts_every_patch_by_up_to_a_tenth(preset):
+    """Two voxels of a patch tell its factor and its shift; every patch has its own, over the whole range."""
+    image = torch.stack((torch.zeros(100, 1, 2, 2), torch.ones(100, 1, 2, 2)), dim=2)
+    batch = Batch(image=image, label=torch.ones(100, 2, 2, 2), labelled=torch.ones(100, 8, dtype=torch.bool))
+    augmented = augment(batch, replace(preset, augmentation="segviz"), np.random.default_rng(0))
+    assert augmented.label is batch.label
+    zero, one = augmented.image[:, 0, 0], augmented.image[:, 0, 1]
+    shift, factor = zero[:, 0, 0], (one - zero)[:, 0, 0] - 1
+    assert torch.equal(zero, shift[:, None, None].expand_as(zero))
+    for values in (shift, factor):
+        assert len(values.unique()) == 100
+        assert -0.1 <= values.min() < -0.09
+        assert 0.09 < values.max() <= 0.1 + 1e-6
+    assert abs(np.corrcoef(shift, factor)[0, 1]) < 0.3
 
 
 class NoIntensities:

@@ -35,7 +35,7 @@ def plain(preset):
     return replace(preset, augmentation="none", foreground_fraction=1.0)
 
 
-@pytest.mark.parametrize("augmentation", ["light", "condistfl"])
+@pytest.mark.parametrize("augmentation", ["light", "condistfl", "segviz"])
 def test_a_batch_depends_on_seed_site_and_step_alone(tmp_path, preset, augmentation):
     preset = replace(preset, augmentation=augmentation)
     cases = [case_of(tmp_path, number) for number in range(3)]
@@ -223,3 +223,34 @@ def test_the_papers_rotation_and_zoom_happen_as_often_as_they_should(plain):
     assert zooms.min() >= 0.7 - 1e-9
     assert zooms.max() <= 1.4 + 1e-9
     assert _rotation_zoom(replace(plain, augmentation="light"), rng) is None
+
+
+def test_segviz_turns_every_patch_a_little_about_z_and_scales_each_axis(plain):
+    """A turn is a rotation times a scale of each column; with the same spacing along x and y both can be read off."""
+    preset, rng = replace(plain, augmentation="segviz", spacing_mm=(1.5, 1.5, 2.0)), np.random.default_rng(0)
+    turns = np.stack([_rotation_zoom(preset, rng) for _ in range(500)])
+    np.testing.assert_array_equal(turns[:, 2, :2], 0)
+    np.testing.assert_array_equal(turns[:, :2, 2], 0)
+    scales = np.linalg.norm(turns, axis=1)
+    angles = np.arctan2(turns[:, 1, 0], turns[:, 0, 0])
+    np.testing.assert_allclose(np.arctan2(-turns[:, 0, 1], turns[:, 1, 1]), angles, atol=1e-12)
+    for values, limits in ((angles, (-np.pi / 15, np.pi / 15)), *((column, (0.9, 1.1)) for column in scales.T)):
+        width = limits[1] - limits[0]
+        assert limits[0] <= values.min() < limits[0] + 0.02 * width
+        assert limits[1] - 0.02 * width < values.max() <= limits[1]
+    assert np.abs(np.corrcoef(scales.T) - np.eye(3)).max() < 0.2, "each axis has a scale of its own"
+
+
+def test_a_segviz_patch_shows_image_and_label_turned_together(tmp_path, plain):
+    """The image of a block is its label: a voxel nearest to the block is at least an eighth of it, others at most half."""
+    label = np.zeros((40, 40, 40), dtype=np.uint8)
+    label[10:30, 12:28, 8:30] = LIVER
+    case = store_arrays(tmp_path / "block", label.astype(np.float32), label, ("liver",))
+    preset = replace(plain, augmentation="segviz", patch=(24, 24, 24))
+    batch = PatchSampler([case], preset, seed=0, site="a").batch(0)
+    assert batch.label.any()
+    straight = PatchSampler([case], replace(preset, augmentation="none"), seed=0, site="a").batch(0)
+    assert not torch.equal(batch.label, straight.label)
+    image, inside = batch.image[:, 0], batch.label == LIVER
+    assert image[inside].min() >= LIVER / 8 - 1e-3
+    assert image[~inside].max() <= LIVER / 2 + 1e-3

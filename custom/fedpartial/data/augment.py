@@ -17,8 +17,8 @@ from fedpartial.presets import Preset
 def augment(batch: Batch, preset: Preset, rng: np.random.Generator) -> Batch:
     """The preset's augmentation; all randomness comes from ``rng``.
 
-    "none": unchanged. "light": intensities only. "condistfl": the list of METHODS 1.5, except what the
-    sampler does. The label changes only by flips, together with the image.
+    "none": unchanged. "light": intensities only. "condistfl" and "segviz": the lists of METHODS 1.5 and 2.5, except
+    what the sampler does. The label changes only by flips, together with the image.
     """
     return LEVELS[preset.augmentation](batch, preset, rng)
 
@@ -76,8 +76,19 @@ def _condistfl_intensities() -> Callable:
     )
 
 
+def _segviz(batch: Batch, preset: Preset, rng: np.random.Generator) -> Batch:
+    """Every patch brighter or darker by up to a tenth, then shifted by up to 0.1, the SegViz window being 1 wide.
+
+    The elastic deformation that the first paper mentions is in none of its code, and not here.
+    """
+    shape = (len(batch.image), 1, 1, 1, 1)
+    factor, shift = (torch.from_numpy(rng.uniform(-0.1, 0.1, shape).astype(np.float32)) for _ in range(2))
+    return replace(batch, image=batch.image * (1 + factor) + shift)
+
+
 LEVELS: dict[str, Callable[[Batch, Preset, np.random.Generator], Batch]] = {
     "none": _none,
     "light": _light,
     "condistfl": _condistfl,
+    "segviz": _segviz,
 }

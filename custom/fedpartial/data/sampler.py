@@ -23,6 +23,10 @@ EPOCH, PATCHES, AUGMENTATION = 1, 2, 3
 
 ROTATION_RADIANS, ROTATION_PROBABILITY = 0.5236, 0.2
 ZOOM, ZOOM_PROBABILITY = (0.7, 1.4), 0.2
+"""ConDistFL (METHODS 1.5)."""
+
+SEGVIZ_ROTATION_RADIANS, SEGVIZ_SCALE = np.pi / 15, (0.9, 1.1)
+"""SegViz (METHODS 2.5): about the z axis, and along each axis; its code turns every patch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +138,27 @@ def _cut(case: StoredCase, start: np.ndarray, shape: Sequence[int], air: float) 
 
 
 def _rotation_zoom(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
-    """3x3 for the paper's rotation (p 0.2) and zoom (p 0.2), or None for neither."""
-    if preset.augmentation != "condistfl":
-        return None
+    """3x3 of the augmentation's rotation and zoom, offsets in the patch -> offsets in the volume; None for neither."""
+    turn = TURNS.get(preset.augmentation)
+    return turn(preset, rng) if turn else None
+
+
+def _condistfl_turn(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
+    """Rotation (p 0.2) and zoom (p 0.2)."""
     rotate, zoom = rng.random() < ROTATION_PROBABILITY, rng.random() < ZOOM_PROBABILITY
     angles = rng.uniform(-ROTATION_RADIANS, ROTATION_RADIANS, 3) if rotate else np.zeros(3)
     factor = rng.uniform(*ZOOM) if zoom else 1.0
     return rotation_zoom(angles, factor, preset.spacing_mm) if rotate or zoom else None
+
+
+def _segviz_turn(preset: Preset, rng: np.random.Generator) -> np.ndarray:
+    """Always: a rotation about z, and a scale of its own along each axis of the patch."""
+    angle = rng.uniform(-SEGVIZ_ROTATION_RADIANS, SEGVIZ_ROTATION_RADIANS)
+    return rotation_zoom((0.0, 0.0, angle), 1.0, preset.spacing_mm) * rng.uniform(*SEGVIZ_SCALE, 3)
+
+
+TURNS = {"condistfl": _condistfl_turn, "segviz": _segviz_turn}
+"""By the preset's augmentation; the others turn nothing."""
 
 
 def _cut_turned(case: StoredCase, start: np.ndarray, turn: np.ndarray, preset: Preset) -> Patch:
