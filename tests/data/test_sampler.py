@@ -242,7 +242,7 @@ def test_segviz_turns_every_patch_a_little_about_z_and_scales_each_axis(plain):
 
 
 def test_a_segviz_patch_shows_image_and_label_turned_together(tmp_path, plain):
-    """The image of a block is its label: a voxel nearest to the block is at least an eighth of it, others at most half."""
+    """The image of a block is its label: a voxel nearest to it is at least an eighth of it, others at most half."""
     label = np.zeros((40, 40, 40), dtype=np.uint8)
     label[10:30, 12:28, 8:30] = LIVER
     case = store_arrays(tmp_path / "block", label.astype(np.float32), label, ("liver",))
