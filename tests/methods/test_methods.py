@@ -59,7 +59,8 @@ def test_every_method_of_the_room_is_checked_here():
         for m in pkgutil.iter_modules(fedpartial.methods.__path__)
     ]
     found = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if hasattr(c, "needs_teacher")}
-    assert {c.__name__ for c in found} - {"Method"} == {m.__name__ for m in METHODS}
+    elsewhere = {"SegViz"}  # its outputs are private heads: test_segviz.py
+    assert {c.__name__ for c in found} - {"Method"} - elsewhere == {m.__name__ for m in METHODS}
 
 
 def test_the_loss_is_a_finite_scalar_and_names_its_parts(method):
