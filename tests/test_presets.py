@@ -1,13 +1,16 @@
-"""Presets against the values of METHODS 1.4 and 1.5, and against what every preset promises."""
+"""Presets against the values of METHODS 1.4, 1.5 and 2, and against what every preset promises."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from math import prod
+from statistics import median
 
 import pytest
 
 from fedpartial.errors import ConfigError
-from fedpartial.presets import PRESETS, get_preset
+from fedpartial.presets import PRESETS, NetworkConfig, UNetConfig, get_preset
+
+KINDS = {"phantom": NetworkConfig, "abdomen": NetworkConfig, "phantom_segviz": UNetConfig, "segviz": UNetConfig}
 
 
 @pytest.fixture(params=PRESETS)
@@ -15,8 +18,15 @@ def preset(request):
     return get_preset(request.param)
 
 
-def test_the_presets_of_the_house_exist():
-    assert {"phantom", "abdomen"} <= set(PRESETS)
+def named(kind: type) -> list[str]:
+    """Presets whose network is of this kind; each kind has some."""
+    names = [name for name, preset in PRESETS.items() if isinstance(preset.network, kind)]
+    assert len(names) >= 2
+    return names
+
+
+def test_the_presets_of_the_house_exist_with_their_kind_of_network():
+    assert {name: type(PRESETS[name].network) for name in KINDS} == KINDS
 
 
 def test_a_preset_is_found_under_its_own_name(preset):
@@ -27,17 +37,27 @@ def test_a_preset_cannot_be_changed(preset):
     with pytest.raises(FrozenInstanceError):
         preset.patch = (1, 1, 1)
     with pytest.raises(FrozenInstanceError):
-        preset.network.filters = ()
+        preset.network.strides = ()
     with pytest.raises(FrozenInstanceError):
         preset.optimizer.lr = 1.0
 
 
-def test_the_network_has_one_entry_per_level_and_more_levels_than_heads(preset):
-    network = preset.network
+@pytest.mark.parametrize("name", named(NetworkConfig))
+def test_a_dynunet_has_one_entry_per_level_and_more_levels_than_heads(name):
+    network = get_preset(name).network
     assert len(network.kernels) == len(network.strides) == len(network.filters)
     assert 0 <= network.deep_supervision_heads < len(network.filters) - 1
     assert network.num_outputs == 1 + network.deep_supervision_heads
     assert network.strides[0] == (1, 1, 1), "the first level keeps full resolution"
+
+
+@pytest.mark.parametrize("name", named(UNetConfig))
+def test_a_residual_unet_has_five_levels_two_residual_units_and_one_output(name):
+    network = get_preset(name).network
+    assert len(network.channels) == len(network.strides) + 1 == 5
+    assert network.strides == ((2, 2, 2),) * 4
+    assert network.num_res_units == 2
+    assert network.num_outputs == 1
 
 
 def test_the_patch_can_be_halved_as_often_as_the_network_does(preset):
@@ -56,20 +76,22 @@ def test_values_are_physically_possible(preset):
     assert preset.num_rounds >= 1
     assert preset.local_steps >= 1
     assert 0 <= preset.optimizer.momentum < 1
+    assert preset.optimizer.kind == "sgd" or not preset.optimizer.momentum, "Adam would not look at it"
+    assert preset.optimizer.clip_norm is None or preset.optimizer.clip_norm > 0
     assert 0 < preset.optimizer.min_lr < preset.optimizer.lr
 
 
 def test_air_is_the_normalised_lower_end_of_the_window(preset):
     low, _ = preset.window_hu
     assert preset.air == pytest.approx((low - preset.normalise_subtract) / preset.normalise_divide)
-    assert preset.air < 0, "zero would be +100 HU, soft tissue (METHODS U16)"
+    water = (0 - preset.normalise_subtract) / preset.normalise_divide
+    assert preset.air < water - 0.25, "padding must not look like tissue (METHODS U16)"
 
 
-def test_as_dict_is_json_and_tells_presets_apart(preset):
-    written = json.dumps(preset.as_dict(), sort_keys=True)
-    assert json.loads(written)["name"] == preset.name
-    merged = get_preset(preset.name, merge_lesions=True)
-    assert json.dumps(merged.as_dict(), sort_keys=True) != written
+def test_as_dict_is_json_and_tells_presets_apart():
+    spaces = [get_preset(name, merge_lesions=merge) for name in PRESETS for merge in (False, True)]
+    assert len({json.dumps(preset.as_dict(), sort_keys=True) for preset in spaces}) == len(set(map(repr, spaces)))
+    assert all(json.loads(json.dumps(preset.as_dict()))["name"] == preset.name for preset in spaces)
 
 
 def test_merged_lesions_change_the_label_space_only(preset):
@@ -78,8 +100,8 @@ def test_merged_lesions_change_the_label_space_only(preset):
     assert merged.label_space.organs == preset.label_space.organs
     assert merged.label_space.lesions == ()
     differing = {key for key, value in merged.as_dict().items() if value != preset.as_dict()[key]}
-    assert differing == {"label_space"}
-    assert not get_preset(preset.name).label_space.merge_lesions, "the registered preset is left alone"
+    assert differing == (set() if preset.label_space.merge_lesions else {"label_space"})
+    assert get_preset(preset.name) == preset, "the registered preset is left alone"
 
 
 @pytest.mark.parametrize("name", ["Phantom", "", "nope"])
@@ -136,3 +158,36 @@ def test_phantom_shares_label_space_and_intensities_with_the_paper():
     assert phantom.label_space == abdomen.label_space
     assert phantom.window_hu == abdomen.window_hu
     assert phantom.air == abdomen.air
+
+
+def test_segviz_is_the_papers():
+    segviz = get_preset("segviz")
+    assert segviz.label_space.channels == ("background", "liver", "spleen", "pancreas", "kidney")
+    assert segviz.spacing_mm == (1.5, 1.5, 2.0)
+    assert segviz.window_hu == (-175, 250)
+    assert segviz.air == 0
+    assert (250 - segviz.normalise_subtract) / segviz.normalise_divide == 1
+    assert segviz.patch == (128, 128, 32)
+    assert (segviz.volumes_per_batch, segviz.patches_per_volume, segviz.foreground_fraction) == (2, 4, 0.5)
+    assert segviz.augmentation == "segviz"
+    assert segviz.network.channels == (16, 32, 64, 128, 256)
+    optimizer = segviz.optimizer
+    assert (optimizer.kind, optimizer.lr, optimizer.min_lr, optimizer.betas) == ("adam", 1e-4, 1e-9, (0.9, 0.999))
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0, None)
+
+
+def test_segviz_rounds_are_ten_epochs_of_the_median_site():
+    """METHODS 2.2 and 2.5: 500 epochs, exchange every ten; cases of MSD and KiTS less those of validation."""
+    segviz = get_preset("segviz")
+    training = {"spleen": 41 - 9, "liver": 131 - 25, "pancreas": 281 - 56, "kidney": 210 - 42}
+    assert segviz.num_rounds == 500 // 10
+    assert segviz.local_steps == 10 * median(training.values()) / segviz.volumes_per_batch
+
+
+def test_the_phantom_of_segviz_keeps_what_the_laptop_can_afford():
+    phantom, paper = get_preset("phantom_segviz"), get_preset("segviz")
+    for kept in ("label_space", "window_hu", "air", "foreground_fraction", "augmentation", "volumes_per_batch"):
+        assert getattr(phantom, kept) == getattr(paper, kept), kept
+    assert replace(phantom.optimizer, lr=paper.optimizer.lr) == paper.optimizer
+    assert replace(phantom.network, channels=paper.network.channels) == paper.network
+    assert phantom.cpu_threads == 1
