@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from in_process import Engine, context, peer
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.shareable import make_reply
-from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.abstract.model import ModelLearnable, make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from federation import tiny_plan
 from fedpartial.evaluation.formats import rough_duration
+from fedpartial.flare.exchange_watch import EXCHANGE_FILE
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL, GlobalModelFile
 from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.progress import ProgressFile
 from fedpartial.flare.recorder import RunRecorder
+from fedpartial.flare.standalone import NoAggregation
 from fedpartial.flare.weights import update_message
+from fedpartial.server.run_state import RUN_STATE, load_run_state
 from fedpartial.training.model_file import load_model
 
 FACTS = {"device": "cpu", "precision": "float32", "source": "phantom", "setup_seconds": 1.0, "num_training": 2}
@@ -30,13 +35,17 @@ SCORES = ({}, {"liver": 0.4}, {"liver": 0.3}, {"liver": 0.6})
 """Dice that each round's sites measure of the model they got."""
 
 
+def filled(value: float) -> ModelLearnable:
+    return make_model_learnable({"w": np.full(3, value, np.float32)}, {})
+
+
 class Run:
     """A server with a recorder; rounds are played by firing FLARE's events in FLARE's order."""
 
-    def __init__(self, root, num_rounds: int = 4):
+    def __init__(self, root, num_rounds: int = 4, **more: FLComponent):
         self.recorder = RunRecorder()
         plan = RunPlan(**tiny_plan(num_rounds=num_rounds).to_dict())
-        components = {"plan": plan, "persistor": GlobalModelFile(), "recorder": self.recorder}
+        components = {"plan": plan, "persistor": GlobalModelFile(), "recorder": self.recorder, **more}
         self.engine = Engine(components, ("a", "b"))
         self.fl_ctx = context(self.engine, "server", root)
         self.app = root / "app"
@@ -49,18 +58,20 @@ class Run:
             )
         self.engine.fire_event(event, self.fl_ctx)
 
-    def play(self, number: int, scores: dict, accepted: bool = True) -> None:
-        """A round whose global model is filled with the round's number."""
-        model = make_model_learnable({"w": np.full(3, number, np.float32)}, {})
-        self.fire(AppEventType.ROUND_STARTED, GLOBAL_MODEL=model, CURRENT_ROUND=number)
+    def play(self, number: int, scores: dict, accepted: bool = True, taken: int = 1, change: int = 1) -> None:
+        """A round whose global model is filled with the round's number, and after it with ``change`` more."""
+        self.fire(AppEventType.ROUND_STARTED, GLOBAL_MODEL=filled(number), CURRENT_ROUND=number)
         for site in ("a", "b"):
             numbers = {"loss": 1.0 / (1 + number), "seconds": 2.0, "bytes_down": 12, "optimizer_round": number - 1}
-            metrics = {**numbers, "val_dice": scores, **FACTS}
+            metrics = {**numbers, "tensors_taken": taken, "val_dice": scores, **FACTS}
             self.fl_ctx.set_peer_context(peer(site))
             result = update_message({"w": torch.zeros(3)}, 1, metrics)
             self.fire(AppEventType.AFTER_CONTRIBUTION_ACCEPT, TRAINING_RESULT=result, AGGREGATION_ACCEPTED=accepted)
         self.fire(AppEventType.BEFORE_AGGREGATION)
-        self.fire(AppEventType.ROUND_DONE)
+        self.fire(AppEventType.ROUND_DONE, GLOBAL_MODEL=filled(number + change))
+
+    def exchange(self) -> dict:
+        return json.loads((self.app / EXCHANGE_FILE).read_text(encoding="utf-8"))
 
     def lines(self, event: str | None = None) -> list[dict]:
         text = (self.app / "progress.jsonl").read_text(encoding="utf-8").splitlines()
@@ -161,3 +172,60 @@ def test_progress_is_appended_line_by_line(tmp_path):
 )
 def test_durations_for_people(seconds, text):
     assert rough_duration(seconds) == text
+
+
+# --- the exchange -------------------------------------------------------------------------------------
+
+
+def test_the_exchange_of_every_round_is_written_down(run):
+    run.play(0, SCORES[0])
+    run.play(1, SCORES[1])
+    found = run.exchange()
+    assert (found["exchange"], found["shared"], found["faults"]) == ("all", {"w": {"shape": [3], "bytes": 12}}, [])
+    assert [(r["round"], r["tensors_down"], r["tensors_changed"], set(r["sites"])) for r in found["rounds"]] == [
+        (1, 1, 1, {"a", "b"}),
+        (2, 1, 1, {"a", "b"}),
+    ]
+    assert not run.lines("panic")
+    assert not run.engine.signal.triggered
+    assert load_run_state(run.app / RUN_STATE).history["exchange"] == found["rounds"]
+    assert not list(run.app.glob("*.part"))
+
+
+def test_a_global_model_that_does_not_change_ends_the_run(run):
+    run.play(0, SCORES[0])
+    run.play(1, SCORES[1], change=0)
+    (panic,) = run.lines("panic")
+    assert "round 2: the global model did not change" in panic["reason"]
+    assert run.engine.signal.triggered
+    assert run.exchange()["faults"] == [panic["reason"]]
+    assert load_run_state(run.app / RUN_STATE).rounds == 1, "the round is not finished"
+
+
+def test_a_site_that_does_not_take_over_what_was_sent_ends_the_run(run):
+    run.play(0, SCORES[0], taken=0)
+    reasons = [line["reason"] for line in run.lines("panic")]
+    assert reasons == [
+        f"round 1: site {site} did not take over what was sent: it starts from 0 of the 1 tensors" for site in "ab"
+    ]
+    assert run.engine.signal.triggered
+    assert run.exchange()["faults"] == reasons
+
+
+def test_standalone_training_needs_no_exchange(tiny, tmp_path):
+    run = Run(tmp_path, shareable_generator=NoAggregation())
+    run.play(0, SCORES[0], taken=1, change=0)
+    run.play(1, SCORES[1], taken=0, change=0)
+    assert not run.lines("panic")
+    assert [r["sites"]["a"]["tensors_taken"] for r in run.exchange()["rounds"]] == [1, 0]
+
+
+def test_a_continued_run_goes_on_with_the_exchange(tiny, tmp_path):
+    first = Run(tmp_path / "first")
+    first.play(0, SCORES[0])
+    second = tmp_path / "second"
+    (second / "app").mkdir(parents=True)
+    shutil.copyfile(first.app / RUN_STATE, second / "app" / RUN_STATE)
+    run = Run(second)
+    run.play(1, SCORES[1])
+    assert [r["round"] for r in run.exchange()["rounds"]] == [1, 2]

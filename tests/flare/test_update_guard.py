@@ -24,6 +24,7 @@ METRICS = {
     "seconds": 2.0,
     "optimizer_round": -1,
     "bytes_down": 12,
+    "tensors_taken": 2,
     "val_dice": {"liver": 0.5},
     "device": "cpu",
     "precision": "float32",
@@ -78,6 +79,23 @@ def test_a_bad_tensor_is_refused_with_site_and_name(fl_ctx, weights, change, rea
     assert name in str(caught.value)
     assert reason in str(caught.value)
     assert str(caught.value) in caplog.text, "the server's log says it"
+
+
+def test_a_private_tensor_ends_the_run(fl_ctx, weights):
+    """A site that sends its head breaks the job's promise; no other site may make up for it."""
+    plan = fl_ctx.get_engine().get_component("plan").plan
+    object.__setattr__(plan, "exchange", "trunk")
+    head = "heads.liver.conv.weight"
+    with pytest.raises(UpdateRefused, match=f"a private part moved: site north sends 1 .*'{head}'"):
+        UpdateGuard().process(message(weights, **{head: np.zeros(1, np.float32)}), fl_ctx)
+    assert fl_ctx.get_engine().signal.triggered
+
+
+@pytest.mark.parametrize("name", ["extra", "heads.liver.conv.weight"])
+def test_an_unknown_tensor_where_nothing_is_private_is_a_failed_contribution(fl_ctx, weights, name):
+    with pytest.raises(UpdateRefused, match="unknown"):
+        UpdateGuard().process(message(weights, **{name: np.zeros(1, np.float32)}), fl_ctx)
+    assert not fl_ctx.get_engine().signal.triggered
 
 
 @pytest.mark.parametrize("num_steps", [0, -3, None, True, 2.0])

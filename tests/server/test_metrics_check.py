@@ -66,6 +66,8 @@ def test_a_dice_is_a_number_from_zero_to_one(value):
         ("loss", np.zeros(2)),
         ("seconds", -1.0),
         ("bytes_down", 1.5),
+        ("tensors_taken", -1),
+        ("tensors_taken", 2.0),
         ("num_training", 0),
         ("num_training", -1),
         ("num_training", 2.5),

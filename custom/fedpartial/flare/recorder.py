@@ -16,6 +16,7 @@ from nvflare.widgets.widget import Widget
 
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.formats import rough_duration
+from fedpartial.flare.exchange_watch import ExchangeWatch
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.persistor import BEST_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
@@ -61,6 +62,7 @@ class RunRecorder(Widget):
         plan = plan_of_server(fl_ctx, self.plan_id).plan
         self.persistor = fl_ctx.get_engine().get_component(self.persistor_id)
         self.history = self._first_history(plan, fl_ctx)
+        self.exchange = ExchangeWatch(plan, self.history, standalone=self.persistor.standalone(fl_ctx))
         self.progress = ProgressFile(Path(job_root(fl_ctx)))
         self.num_sites = len(fl_ctx.get_engine().get_clients())
         self.progress.write("plan", sites=self.num_sites, finished_rounds=len(self.history.rounds), **plan.to_dict())
@@ -75,6 +77,13 @@ class RunRecorder(Widget):
     def _round_started(self, fl_ctx: FLContext) -> None:
         self.num_sites = len(fl_ctx.get_engine().get_clients())
         self.history.start_round(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        self._end_if(self.exchange.round_started(fl_ctx), fl_ctx)
+
+    def _end_if(self, fault: str | None, fl_ctx: FLContext) -> bool:
+        """End the run when the exchange is not what it claims to be."""
+        if fault:
+            self.system_panic(fault, fl_ctx)
+        return fault is not None
 
     def _update_received(self, fl_ctx: FLContext) -> None:
         if not fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED):
@@ -107,6 +116,7 @@ class RunRecorder(Widget):
             f"round {number}/{self.history.num_rounds} {site}: loss {metrics['loss']:.3f}{before}, "
             f"{rough_duration(metrics['seconds'])}; about {rough_duration(left)} left",
         )
+        self._end_if(self.exchange.update_received(site, dxo.data, metrics, fl_ctx), fl_ctx)
 
     def _look_at_optimizer(self, site: str, left_by: int, fl_ctx: FLContext) -> None:
         """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
@@ -127,6 +137,8 @@ class RunRecorder(Widget):
 
     def _round_done(self, fl_ctx: FLContext) -> None:
         seconds = self.history.finish_round()
+        if self._end_if(self.exchange.round_done(fl_ctx), fl_ctx):
+            return  # a continued run begins this round again
         self.persistor.save_run_state(self.history, fl_ctx)
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         previous = self.history.rounds[-2].val_dice if number > 1 and len(self.history.rounds) > 1 else None

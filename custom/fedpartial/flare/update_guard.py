@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 from nvflare.apis.dxo import DataKind, MetaKey, from_shareable
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import ReturnCode
@@ -13,6 +16,8 @@ from nvflare.app_common.app_constant import AppConstants
 from fedpartial.flare.plan import plan_of_server, site_name
 from fedpartial.flare.recorder import RunRecorder
 from fedpartial.flare.weights import METRICS
+from fedpartial.networks.split import is_shared
+from fedpartial.server.exchange_log import private_part
 from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
 from fedpartial.server.update_check import UpdateRefused, check_update
 
@@ -35,6 +40,7 @@ class UpdateGuard(Filter):
         site = site_name(fl_ctx.get_peer_context())
         reference = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         dxo = from_shareable(shareable)
+        self._end_if_private(site, dxo.data, fl_ctx)
         try:
             if dxo.data_kind != DataKind.WEIGHT_DIFF:
                 raise UpdateRefused(f"update from {site} refused: got {dxo.data_kind}; expected {DataKind.WEIGHT_DIFF}")
@@ -45,6 +51,14 @@ class UpdateGuard(Filter):
             self._tell(site, str(refusal), fl_ctx)
             raise
         return shareable
+
+    def _end_if_private(self, site: str, update: Mapping, fl_ctx: FLContext) -> None:
+        """A private tensor is no bad update of one site, but a job that breaks its promise: it ends the run."""
+        exchange = plan_of_server(fl_ctx, self.plan_id).plan.exchange
+        leak = private_part(f"site {site}", map(str, update), partial(is_shared, exchange=exchange))
+        if leak:
+            self.system_panic(leak, fl_ctx)
+            raise UpdateRefused(leak)
 
     def _tell(self, site: str, reason: str, fl_ctx: FLContext) -> None:
         recorder = fl_ctx.get_engine().get_component(self.recorder_id)

@@ -49,13 +49,14 @@ class RunHistory:
         self.best_round: int | None = None
         self.facts: dict[str, dict] = {}
         self.first_facts: dict[str, dict] = {}
+        self.exchange: list[dict] = []  # finished rounds of an ExchangeLog
         self._started = time.monotonic()
         self._updates_before = 0
 
     def to_dict(self) -> dict:
         """Plain values; ``from_dict`` continues from them in another process."""
         rounds = [{name: value for name, value in asdict(r).items() if name != "started"} for r in self.rounds]
-        return {"rounds": rounds, **{name: getattr(self, name) for name in KEPT}}
+        return {"rounds": rounds, "exchange": self.exchange, **{name: getattr(self, name) for name in KEPT}}
 
     @classmethod
     def from_dict(cls, num_rounds: int, given: Mapping) -> RunHistory:
@@ -64,6 +65,7 @@ class RunHistory:
         history.rounds = [Round(started=0.0, **values) for values in given["rounds"]]
         for name in KEPT:
             setattr(history, name, given[name])
+        history.exchange = list(given.get("exchange", ()))  # states of version 0.1 have none
         history._updates_before = history._updates()
         return history
 

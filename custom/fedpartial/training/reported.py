@@ -9,9 +9,10 @@ import re
 
 FACT_NUMBERS = ("setup_seconds", "num_training")
 LOSS_PARTS = ("dice", "ce", "condist", "proximal")
-NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", *FACT_NUMBERS)
+NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", "tensors_taken", *FACT_NUMBERS)
+"""tensors_taken: how many tensors of the message the network holds bit for bit when a round's training starts."""
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
-COUNTS = ("bytes_down", "num_training")
+COUNTS = ("bytes_down", "tensors_taken", "num_training")
 NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
 VALIDATION = {"val_dice": "validation", "val_cases": "validation_cases", "val_found": "validation_found"}
 """By class: field of an update -> field of the final evaluation, where it stands by model."""
