@@ -14,25 +14,17 @@ from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.residual_unet import ABSENT
 from fedpartial.presets import PHANTOM, UNetConfig
+from segviz_sites import SMALL, image
 
 PAPER_CONFIG = UNetConfig(
     channels=(16, 32, 64, 128, 256), strides=((2, 2, 2),) * 4, num_res_units=2, initialisation="default"
 )
 PAPER = replace(PHANTOM, name="paper", label_space=PHANTOM.label_space.merged, network=PAPER_CONFIG)
-SMALL = replace(
-    PAPER,
-    name="small",
-    network=UNetConfig(channels=(4, 6, 8), strides=((2, 2, 2),) * 2, num_res_units=1, initialisation="default"),
-)
 CLASSES = ("liver", "spleen", "pancreas", "kidney")
 
 
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def image() -> torch.Tensor:
-    return torch.randn(2, 1, 8, 8, 4, generator=torch.Generator().manual_seed(0))
 
 
 def with_random_statistics(network: nn.Module) -> nn.Module:

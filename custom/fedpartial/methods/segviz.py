@@ -22,7 +22,7 @@ from fedpartial.methods.base import LossTerms, RoundContext
 
 @dataclass(frozen=True, kw_only=True)
 class SegViz:
-    """Mean over the heads with an annotated case in the batch: Dice (the papers' loss), and cross entropy if weighted."""
+    """Mean over the heads with an annotated case in the batch: Dice (the papers' loss), cross entropy if weighted."""
 
     dice_weight: float = 1.0
     ce_weight: float = 0.0
@@ -32,6 +32,9 @@ class SegViz:
 
     def needs_reference(self) -> bool:
         return False
+
+    def needs_heads(self) -> bool:
+        return True
 
     def loss(
         self,
