@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from fedpartial.evaluation.compared_run import ComparedRun
 from fedpartial.evaluation.metrics import CaseScores
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS, RunRecord
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_NAMES, EXTERNAL_ORGANS, RunRecord
 from fedpartial.evaluation.summary import summarise
 from fedpartial.presets import ABDOMEN
 
@@ -26,7 +27,7 @@ LEVELS = {"plain": 0.3, "marginal": 0.6, "distilled": 0.75, "union": 0.7, "centr
 def made_up_run(method: str, seed: int, *, local_steps: int = 10, **parts) -> ComparedRun:
     """``parts`` replace fields of the report. "union" has no lesions; "central" has all cases at one site."""
     report = copy.deepcopy(_report(method, seed)) | parts
-    return ComparedRun(method=method, seed=seed, report=report, local_steps=local_steps)
+    return ComparedRun(method=method, seed=seed, report=report, local_steps=local_steps, merged=method == "union")
 
 
 @cache
@@ -83,3 +84,30 @@ def _round(number: int, sites: Mapping, dice: float) -> dict:
     site = {"loss": 1.0, "val_dice": dice, "seconds": 4.0, "bytes_up": 1000, "bytes_down": 2000}
     total = {"seconds": 10.0, "bytes_up": 1000 * len(sites), "bytes_down": 2000 * len(sites), "val_dice": dice}
     return {"round": number, **total, "sites": dict.fromkeys(sites, site)}
+
+
+def at_sites(run: ComparedRun, sites: Sequence[str]) -> ComparedRun:
+    """The run as it would be with these sites only: no other site, and no score of a class that none of them has."""
+    report = copy.deepcopy(run.report)
+    known = {name for site in sites for name in SITES[site][0]}
+    report["sites"] = {site: report["sites"][site] for site in sites}
+    report["cases"] = {place: c for place, c in report["cases"].items() if place not in SITES or place in sites}
+    for which in EXTERNAL_NAMES:
+        report[which] = {name: entry for name, entry in report[which].items() if name in known}
+        for case in report["cases"].get(which, ()):
+            for field in ("dice", "hd95_mm", "assd_mm", "status", "leakage"):
+                case[field] = {name: value for name, value in case[field].items() if name in known}
+    return replace(run, report=report)
+
+
+def with_heads(run: ComparedRun, gain: float = 0.1) -> ComparedRun:
+    """The run of a model with heads, each of which is better by itself than in the fused label map."""
+    report = copy.deepcopy(run.report)
+    better = copy.deepcopy(report["cases"][EXTERNAL])
+    for case in better:
+        case["dice"] = {name: value and value + gain for name, value in case["dice"].items()}
+    report["cases"][EXTERNAL_HEADS] = better
+    report[EXTERNAL_HEADS] = copy.deepcopy(report[EXTERNAL])
+    for entry in report[EXTERNAL_HEADS].values():
+        entry["dice"]["mean"] += gain
+    return replace(run, report=report)

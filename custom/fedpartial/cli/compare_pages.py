@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from fedpartial.cli.compare_check import ComparisonRun
 from fedpartial.evaluation.comparison import ComparedRun, Comparison, compare
-from fedpartial.evaluation.formats import UNDEFINED, mean_sd, rough_duration
+from fedpartial.evaluation.comparison_sets import SETS
+from fedpartial.evaluation.comparison_tables import mean_over_classes
+from fedpartial.evaluation.formats import rough_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-SETS = {"external": "external", "external_organs": "external,\nlesions merged", "sites": "sites"}
 
 
 def write_pages(
@@ -29,8 +29,16 @@ def write_pages(
 def compared(run: ComparisonRun) -> ComparedRun:
     """A pool takes as many steps as its members together, and a comparison must show that."""
     pooled = max((len(site.members) for site in run.checked.sites), default=1)
-    steps = run.checked.plan.schedule.pooled(pooled).local_steps
-    return ComparedRun(method=run.name, seed=run.seed, report=run.report, local_steps=steps)
+    plan = run.checked.plan
+    steps = plan.schedule.pooled(pooled).local_steps
+    return ComparedRun(
+        method=run.name,
+        seed=run.seed,
+        report=run.report,
+        local_steps=steps,
+        finetune_steps=plan.finetune_steps,
+        merged=plan.config.label_space.merge_lesions,
+    )
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
@@ -40,24 +48,28 @@ def print_table(comparison: Comparison, console: Console) -> None:
     from rich.text import Text
 
     caption = (
-        "mean over classes \N{PLUS-MINUS SIGN} sd over seeds; a dash: not all classes, or no such set; time without "
-        "data preparation"
+        "mean over classes \N{PLUS-MINUS SIGN} sd over seeds; (2 of 4): of 2 classes only; a dash: classes are "
+        "missing, or no such set; time without data preparation"
     )
     table = Table(title=Text(f"Dice: {comparison.title}"), caption=caption, box=SIMPLE_HEAD)
     table.add_column("method", min_width=16)
-    sets = [name for name in SETS if name in comparison.scores]
-    for heading in (*(SETS[name] for name in sets), "seeds", "time of a run"):
+    sets = list(comparison.scores)
+    for heading in (*(_in_lines(SETS[name].label) for name in sets), "seeds", "time of\na run"):
         table.add_column(heading, justify="right", no_wrap=True)
     for method in comparison.methods:
         table.add_row(Text(method), *(_macro(comparison, name, method) for name in sets), *_costs(comparison, method))
     console.print(table)
 
 
+def _in_lines(label: str) -> str:
+    """One word a line, so that every method's name fits a console of 80 beside all sets."""
+    return label.replace(" ", "\n")
+
+
 def _macro(comparison: Comparison, which: str, method: str) -> str:
-    """On two lines, so that every method's name fits a console of 80."""
-    found = comparison.scores[which]["dice"].get(method)
-    text = UNDEFINED if found is None else mean_sd(found["macro"])
-    return text.replace(" \N{PLUS-MINUS SIGN}", "\n\N{PLUS-MINUS SIGN}")
+    """Mean, sd and number of classes, a line each."""
+    text = mean_over_classes(comparison.scores[which], "dice", method)
+    return text.replace(" \N{PLUS-MINUS SIGN}", "\n\N{PLUS-MINUS SIGN}").replace(" (", "\n(")
 
 
 def _costs(comparison: Comparison, method: str) -> tuple[str, str]:

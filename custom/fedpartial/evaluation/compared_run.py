@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.comparison_sets import ALL_CASES, SETS, SITES
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_NAMES, EXTERNAL_ORGANS
 from fedpartial.labels import LabelSpace
 from fedpartial.presets import get_preset
-
-SITES = "sites"
-ALL_CASES = "all"
-SETS = (EXTERNAL, EXTERNAL_ORGANS, SITES)
-"""Sets with tables of their own; tests have ``ALL_CASES``, external and sites together, as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
     """method: what is compared, as the reader calls it. seed: of this run. report: valid content of report.json.
-    local_steps: of each site in each round.
+    local_steps: of each site in each round. finetune_steps: of each site after the last round. merged: whether its
+    label space has no lesions, so that its organs contain them (ConDistFL Union, SegViz).
     """
 
     method: str
     seed: int
     report: Mapping
     local_steps: int
+    finetune_steps: int = 0
+    merged: bool = False
 
     @cached_property
     def space(self) -> LabelSpace:
         """The preset's label space, lesions included."""
-        return get_preset(self.report["preset"]).label_space
+        return replace(get_preset(self.report["preset"]).label_space, merge_lesions=False)
 
     @cached_property
-    def merged(self) -> bool:
-        """Whether the run knows no lesions, so that its organs contain them (ConDistFL Union)."""
-        scored = {name for summary in self.summaries(EXTERNAL) + self.summaries(SITES) for name in summary}
-        return bool(scored and self.space.lesions) and scored.isdisjoint(self.space.lesions)
+    def classes(self) -> frozenset[str]:
+        """The classes that its sites annotate, or that it is scored on."""
+        return frozenset(name for summary in self.summaries(EXTERNAL) + self.summaries(SITES) for name in summary)
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether classes were scored from heads of their own."""
+        return bool(self.report.get(EXTERNAL_HEADS))
 
     def summaries(self, which: str) -> list[Mapping[str, Mapping]]:
         """The summaries (``summarise``) of a set: one, or one per site; [] without such a set."""
         if which == SITES:
             return list(self.report["sites"].values())
         found = self.report.get(which, {})
-        if which == EXTERNAL_ORGANS and not found and self.merged:
+        if not found and self._has_as_external(which):
             found = self.report[EXTERNAL]
         return [found] if found else []
 
@@ -54,16 +57,21 @@ class ComparedRun:
         if which == ALL_CASES:
             return self.cases(EXTERNAL) | self.cases(SITES)
         if which == SITES:
-            return {place: cases[place] for place in sorted(cases) if place not in (EXTERNAL, EXTERNAL_ORGANS)}
+            return {place: cases[place] for place in sorted(cases) if place not in EXTERNAL_NAMES}
         found = cases.get(which, ())
-        if which == EXTERNAL_ORGANS and not found and self.merged:
+        if not found and self._has_as_external(which):
             found = cases.get(EXTERNAL, ())
         return {which: found} if found else {}
+
+    def _has_as_external(self, which: str) -> bool:
+        """Whether the external set itself says what this set would: organs that contain their lesions, or one mask
+        per class although there are no heads."""
+        return self.merged if which == EXTERNAL_ORGANS else which == EXTERNAL_HEADS and not self.has_heads
 
     @property
     def steps(self) -> int:
         """Local steps of one site in the whole run."""
-        return len(self.report["rounds"]) * self.local_steps
+        return len(self.report["rounds"]) * self.local_steps + self.finetune_steps
 
 
 def by_method(runs: Iterable[ComparedRun]) -> dict[str, list[ComparedRun]]:
@@ -82,6 +90,15 @@ def by_method(runs: Iterable[ComparedRun]) -> dict[str, list[ComparedRun]]:
                 remedy="Give runs with different settings different names.",
             )
     return {method: sorted(group, key=lambda run: run.seed) for method, group in groups.items()}
+
+
+def shown_sets(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
+    """The sets that a run has, without those that would repeat the external set for all of them."""
+    repeated = {
+        EXTERNAL_ORGANS: all(run.merged for run in runs),
+        EXTERNAL_HEADS: not any(run.has_heads for run in runs),
+    }
+    return tuple(which for which in SETS if not repeated.get(which) and any(run.summaries(which) for run in runs))
 
 
 def comparable(a: ComparedRun, b: ComparedRun, which: str) -> bool:

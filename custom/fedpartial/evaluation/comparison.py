@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.compared_run import ALL_CASES, SETS, ComparedRun, by_method
+from fedpartial.evaluation.compared_run import ComparedRun, by_method, shown_sets
 from fedpartial.evaluation.comparison_cautions import find_cautions
 from fedpartial.evaluation.comparison_costs import costs, curve
 from fedpartial.evaluation.comparison_scores import score_set
+from fedpartial.evaluation.comparison_sets import ALL_CASES
 from fedpartial.evaluation.significance import PairedTest, compare_pairs
 
 __all__ = ["ComparedRun", "Comparison", "compare"]
@@ -19,7 +20,7 @@ __all__ = ["ComparedRun", "Comparison", "compare"]
 class Comparison:
     """Everything a comparison says.
 
-    methods: in the order given. scores: set -> ``score_set``, only sets that a run has. tests: set (and "all",
+    methods: in the order given. scores: set -> ``score_set``, only ``shown_sets``. tests: set (and "all",
     external and sites together) -> one test per pair of methods. costs: method -> ``costs``. curves: method ->
     ``curve``. cautions: sentences for the reader.
     """
@@ -48,14 +49,16 @@ def compare(runs: Iterable[ComparedRun], *, title: str) -> Comparison:
             expected="at least one finished run",
             remedy="Finish a run first; only runs with a report can be compared.",
         )
-    tests = {which: tuple(compare_pairs(groups, which)) for which in (*SETS, ALL_CASES)}
+    sets = shown_sets([run for group in groups.values() for run in group])
+    scores = {which: score_set(groups, which) for which in sets}
+    tests = {which: tuple(compare_pairs(groups, which)) for which in (*sets, ALL_CASES)}
     cost = {method: costs(group) for method, group in groups.items()}
     return Comparison(
         title=title,
         methods=tuple(groups),
-        scores={which: scores for which in SETS if (scores := score_set(groups, which))},
+        scores=scores,
         tests={which: found for which, found in tests.items() if found},
         costs=cost,
         curves={method: curve(group) for method, group in groups.items()},
-        cautions=tuple(find_cautions(groups, cost, tests)),
+        cautions=tuple(find_cautions(groups, scores, cost, tests)),
     )

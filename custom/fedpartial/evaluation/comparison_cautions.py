@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fedpartial.evaluation.compared_run import ALL_CASES, SITES, ComparedRun
+from fedpartial.evaluation.compared_run import ComparedRun
+from fedpartial.evaluation.comparison_sets import ALL_CASES, TITLES
 from fedpartial.evaluation.formats import class_label, plural, short_commit
 from fedpartial.evaluation.patients import keyed_cases, unmatched
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.evaluation.significance import ALPHA, PairedTest, powerless
 from fedpartial.evaluation.withhold import is_withheld
 
 ENOUGH_SEEDS = 3
-SET_NAMES = {
-    EXTERNAL: "external set",
-    EXTERNAL_ORGANS: "external set, lesions counted as their organ",
-    SITES: "sites",
-    ALL_CASES: "external set and sites together",
-}
 _SAME = {
     "commits": "Not all runs are from the same commit",
     "presets": "Not all runs have the same preset",
     "devices": "Not all runs trained on the same kind of device, so their times do not compare",
     "precisions": "Not all runs trained in the same precision",
     "policies": "Not all runs treat a class that is predicted but not in the reference alike",
-    "steps": "Not all runs did the same number of local steps (rounds x steps per round)",
+    "steps": "Not all runs did the same number of local steps (rounds x steps per round, and fine-tuning)",
     "seeds": "Not all methods have the same seeds",
 }
 
 
 def find_cautions(
-    groups: Mapping[str, Sequence[ComparedRun]], costs: Mapping[str, Mapping], tests: Mapping[str, Sequence[PairedTest]]
+    groups: Mapping[str, Sequence[ComparedRun]],
+    scores: Mapping[str, Mapping],
+    costs: Mapping[str, Mapping],
+    tests: Mapping[str, Sequence[PairedTest]],
 ) -> list[str]:
     """Sentences on a comparison, the gravest first; [] if there is nothing to say."""
     runs = [run for group in groups.values() for run in group]
@@ -44,6 +42,7 @@ def find_cautions(
         *_withheld(runs),
         *_without_cases(runs),
         *_merged(groups),
+        *_other_classes(scores),
         *_powerless(tests),
     ]
 
@@ -78,14 +77,15 @@ def _uncommitted(costs: Mapping[str, Mapping]) -> Iterator[str]:
 
 
 def _not_the_same_patients(runs: Sequence[ComparedRun]) -> Iterator[str]:
-    first = keyed_cases(runs[0], ALL_CASES)
-    for run in runs[1:]:
-        groups = unmatched(first, keyed_cases(run, ALL_CASES))
+    first = max(runs, key=lambda run: len(run.classes))
+    known = keyed_cases(first, ALL_CASES)
+    for run in runs:
+        groups = unmatched(known, keyed_cases(run, ALL_CASES))
         if groups:
             organs = ", ".join(sorted({class_label(name) for _, names in groups for name in names or (EXTERNAL,)}))
             yield (
                 f"The cases ({organs}) of {run.method}, seed {run.seed}, are not the same patients as those of "
-                f"{runs[0].method}, seed {runs[0].seed}; such cases take no part in tests."
+                f"{first.method}, seed {first.seed}; such cases take no part in tests."
             )
 
 
@@ -129,11 +129,31 @@ def _merged(groups: Mapping[str, Sequence[ComparedRun]]) -> Iterator[str]:
         )
 
 
+def _other_classes(scores: Mapping[str, Mapping]) -> Iterator[str]:
+    """Said of the first set in which rows differ; in the others it is the same rows."""
+    for found in scores.values():
+        by_classes = _by_classes(found)
+        if len(by_classes) > 1:
+            rows = "; ".join(f"{names} ({_list(methods)})" for names, methods in by_classes.items())
+            yield f"Means of rows with different classes are not comparable, nor are their validation curves: {rows}."
+            return
+
+
+def _by_classes(scores: Mapping) -> dict[str, list[str]]:
+    """Classes -> the methods that have a mean over them."""
+    found: dict[str, list[str]] = {}
+    for method, values in scores["dice"].items():
+        if values["macro"]["mean"] is not None:
+            names = ", ".join(class_label(name) for name in scores["classes"] if name in values["classes"])
+            found.setdefault(names, []).append(method)
+    return found
+
+
 def _powerless(tests: Mapping[str, Sequence[PairedTest]]) -> Iterator[str]:
     for which, found in tests.items():
         if powerless(found):
             smallest = min(test.smallest_p for test in found)
             yield (
-                f"No test can be significant for the {SET_NAMES[which]}: with {max(test.n for test in found)} cases "
+                f"No test can be significant for the {TITLES[which]}: with {max(test.n for test in found)} cases "
                 f"Wilcoxon's p is at least {smallest:.3g}, times {plural(len(found), 'pair')} not below {ALPHA}."
             )

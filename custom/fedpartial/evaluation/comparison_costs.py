@@ -18,8 +18,8 @@ def costs(group: Sequence[ComparedRun]) -> dict:
 
     seconds: wall clock of a whole run. training_seconds: of its rounds. Both without data preparation, which only
     the first run with an empty cache pays. bytes_total: sent and received by all sites in a whole run.
-    bytes_per_round: the same of one round. rounds, local_steps, steps (their product), commits, presets, devices,
-    precisions, policies: every value that occurs, sorted. seeds: all. None in commits: unknown.
+    bytes_per_round: the same of one round. rounds, local_steps, finetune_steps, steps (of a whole run), commits,
+    presets, devices, precisions, policies: every value that occurs, sorted. seeds: all. None in commits: unknown.
     """
     rounds = [len(run.report["rounds"]) for run in group]
     traffic = [sum(r[way] for r in run.report["rounds"] for way in TRAFFIC) for run in group]
@@ -31,6 +31,7 @@ def costs(group: Sequence[ComparedRun]) -> dict:
         "bytes_per_round": _mean(per_round),
         "rounds": sorted(set(rounds)),
         "local_steps": sorted({run.local_steps for run in group}),
+        "finetune_steps": sorted({run.finetune_steps for run in group}),
         "steps": sorted({run.steps for run in group}),
         "seeds": [run.seed for run in group],
         "commits": sorted({run.report["commit"] for run in group}, key=str),

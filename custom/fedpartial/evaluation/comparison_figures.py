@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedpartial.evaluation.canvas import INK, canvas, legend_name
-from fedpartial.evaluation.compared_run import SITES
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.comparison_scores import has_all_classes
+from fedpartial.evaluation.comparison_sets import SETS
+from fedpartial.evaluation.record import EXTERNAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH = 8.6
 _DASHES = ("-", "--", ":")
-_MARKERS = {EXTERNAL: "o", EXTERNAL_ORGANS: "D", SITES: "s"}
-_LABELS = {EXTERNAL: "external", EXTERNAL_ORGANS: "external, lesions as organ", SITES: "sites"}
 _APART = 0.24
 """Distance of the sets of one method, where methods are 1 apart."""
 
@@ -48,7 +47,8 @@ def validation_by_steps(curves: Mapping[str, Sequence[Mapping]]) -> bytes | None
 
 
 def macro_means(scores: Mapping[str, Mapping], methods: Sequence[str]) -> bytes | None:
-    """Mean Dice over all classes of each set: one point per seed, a tick for their mean, a line from end to end."""
+    """Mean Dice over all classes of each set, of the methods that have them all: one point per seed, a tick for their
+    mean, a line from end to end."""
     sets = [which for which in scores if any(_values(scores[which], method) for method in methods)]
     if not sets:
         return None
@@ -57,7 +57,9 @@ def macro_means(scores: Mapping[str, Mapping], methods: Sequence[str]) -> bytes 
             _seeds(ax, y, _values(scores[which], method), styles(methods)[method][0], which)
         for which in sets:
             filled = INK if which == EXTERNAL else "none"
-            ax.scatter([], [], s=24, marker=_MARKERS[which], facecolor=filled, edgecolor=INK, label=_LABELS[which])
+            ax.scatter(
+                [], [], s=24, marker=SETS[which].marker, facecolor=filled, edgecolor=INK, label=SETS[which].label
+            )
         ax.set_yticks(range(len(methods)), [legend_name(method) for method in methods])
         ax.set_ylim(len(methods) - 0.5, -0.5)
         ax.set(xlabel="Dice", title="Mean Dice over classes, one point per seed")
@@ -75,9 +77,11 @@ def _seeds(ax: Axes, y: float, values: Sequence[float], colour: str, which: str)
         return
     ax.plot([min(values), max(values)], [y, y], color=colour, linewidth=1.2, zorder=2)
     face = colour if which == EXTERNAL else "none"
-    ax.scatter(values, [y] * len(values), s=24, marker=_MARKERS[which], facecolor=face, edgecolor=colour, zorder=3)
+    ax.scatter(values, [y] * len(values), s=24, marker=SETS[which].marker, facecolor=face, edgecolor=colour, zorder=3)
     ax.plot([sum(values) / len(values)] * 2, [y - 0.1, y + 0.1], color=INK, linewidth=2, zorder=4)
 
 
 def _values(scores: Mapping, method: str) -> list[float]:
+    if not has_all_classes(scores, "dice", method):
+        return []
     return [value for value in scores["dice"][method]["macro"]["by_seed"].values() if value is not None]

@@ -14,8 +14,8 @@ from fedpartial.evaluation.comparison_scores import METRICS
 from fedpartial.evaluation.significance import PairedTest
 
 MACRO = "(mean)"
-"""Class column of the rows of comparison.csv that are means over all classes; their n is empty."""
-SCORE_COLUMNS = ("set", "method", "class", "metric", "mean", "sd", "seeds", "n")
+"""Class column of the rows of comparison.csv that are means over a method's num_classes classes; their n is empty."""
+SCORE_COLUMNS = ("set", "method", "class", "metric", "mean", "sd", "seeds", "n", "num_classes")
 TEST_COLUMNS = ("set", *(field.name for field in fields(PairedTest)))
 
 
@@ -53,7 +53,7 @@ def _score_rows(comparison: Comparison) -> Iterator[dict]:
     for which, scores in comparison.scores.items():
         for metric in METRICS:
             for method, values in scores[metric].items():
-                entries = values["classes"] | {MACRO: values["macro"]}
+                entries = values["classes"] | {MACRO: values["macro"] | {"num_classes": values["num_classes"]}}
                 for name, entry in entries.items():
                     place = {"set": which, "method": method, "class": name, "metric": metric}
                     yield place | {key: entry.get(key) for key in SCORE_COLUMNS[4:]}

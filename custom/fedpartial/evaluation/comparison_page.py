@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 
-from fedpartial.evaluation.compared_run import ALL_CASES, SETS
 from fedpartial.evaluation.comparison import Comparison
-from fedpartial.evaluation.comparison_cautions import SET_NAMES
 from fedpartial.evaluation.comparison_figures import macro_means, validation_by_steps
+from fedpartial.evaluation.comparison_sets import ALL_CASES, SETS, TITLES
 from fedpartial.evaluation.comparison_tables import (
     Table,
     cost_table,
@@ -48,9 +47,10 @@ def render_markdown(comparison: Comparison) -> str:
 def _tables(comparison: Comparison) -> dict:
     return {
         "comparison": comparison,
-        "scores": {SET_NAMES[which]: _scores(comparison, which) for which in SETS if which in comparison.scores},
+        "sets": [SETS[which] for which in comparison.scores],
+        "scores": {TITLES[which]: _scores(comparison, which) for which in comparison.scores},
         "tests": {
-            SET_NAMES[which]: (difference_matrix(comparison, which), pair_table(comparison, which))
+            TITLES[which]: (difference_matrix(comparison, which), pair_table(comparison, which))
             for which in (ALL_CASES, *SETS)
             if which in comparison.tests
         },

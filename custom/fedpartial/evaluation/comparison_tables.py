@@ -63,15 +63,19 @@ def score_table(comparison: Comparison, which: str, metric: str) -> Table:
 
 def _row(scores: Mapping, metric: str, method: str, counts: Mapping, winners: Mapping) -> Iterator[Cell]:
     values = scores[metric][method]
-    if values["macro"]["mean"] is None:
-        yield _number(f"{UNDEFINED} ({values['num_classes']} of {len(scores['classes'])})")
-    else:
-        yield _number(mean_sd(values["macro"], DIGITS[metric]), strong=method in winners[None])
+    yield _number(mean_over_classes(scores, metric, method), strong=method in winners[None])
     for name in scores["classes"]:
         entry = values["classes"].get(name)
         shown = f" ({entry['n']})" if entry and len(counts[name]) > 1 else ""
         text = mean_sd(entry, DIGITS[metric]) + shown if entry else UNDEFINED
         yield _number(text, strong=method in winners[name])
+
+
+def mean_over_classes(scores: Mapping, metric: str, method: str) -> str:
+    """The macro mean, and of how many classes where that is not all of the set."""
+    values, number = scores[metric][method], len(scores["classes"])
+    text = mean_sd(values["macro"], DIGITS[metric])
+    return text if values["num_classes"] == number else f"{text} ({values['num_classes']} of {number})"
 
 
 def _counts(scores: Mapping, metric: str, name: str) -> set[int]:
@@ -140,12 +144,13 @@ def cost_table(comparison: Comparison) -> Table:
         traffic = (size(cost["bytes_total"]), size(cost["bytes_per_round"]))
         facts = (_join(cost["devices"]), _join(cost["presets"]), _join(map(short_commit, cost["commits"])))
         budget = f"{_join(cost['rounds'])} \N{MULTIPLICATION SIGN} {_join(cost['local_steps'])}"
+        budget += f" + {_join(cost['finetune_steps'])}" if any(cost["finetune_steps"]) else ""
         numbers = (_join(cost["seeds"]), budget, *times, *traffic)
         rows.append((_text(method), *map(_number, numbers), *map(_text, facts)))
     caption = (
         "Means over the runs of a method. Run: wall clock, without data preparation. Training: of the rounds, also "
         "without data preparation. "
-        "Exchanged: sent and received by all sites."
+        "Exchanged: sent and received by all sites. Steps after a plus sign: fine-tuning."
     )
     return Table(caption=caption, head=COST_COLUMNS, rows=tuple(rows), classes={})
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedpartial.evaluation.compared_run import ComparedRun
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.evaluation.summary import statistics
 from fedpartial.labels import LabelSpace
 
@@ -24,7 +24,7 @@ def keyed_cases(run: ComparedRun, which: str) -> dict[Key, Mapping]:
     counter: Counter = Counter()
     keyed = {}
     for place, cases in run.cases(which).items():
-        external = place in (EXTERNAL, EXTERNAL_ORGANS)
+        external = place in EXTERNAL_NAMES
         for case in cases:
             group = (external, () if external else _organs(case["status"], run.space))
             counter[group] += 1
