@@ -161,12 +161,28 @@ def test_small_slabs_change_nothing(monkeypatch):
     np.testing.assert_array_equal(restore_logits(logits, rotated(LPS), (20, 10, 15), LPS), whole)
 
 
+def test_another_decision_is_made_after_the_interpolation(monkeypatch):
+    """Scores -1 and 3 of two voxels are 0 a quarter of the way between them; what is above 0 is a class."""
+    monkeypatch.setattr("fedpartial.data.geometry.SLAB_VOXELS", 1)
+    scores = torch.tensor([[0.0, 0.0], [-1.0, 3.0], [3.0, -1.0]]).reshape(3, 2, 1, 1)
+    to = np.diag([0.8, 2, 2, 1]), (4, 1, 1)
+    masks = restore_logits(scores, np.diag([2.0, 2, 2, 1]), to[1], to[0], decide=lambda s: s > 0)
+    assert masks.shape == (3, 4, 1, 1)
+    assert masks.dtype == np.uint8
+    assert masks[:, :, 0, 0].tolist() == [[0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 0, 0]]
+    label = restore_logits(scores, np.diag([2.0, 2, 2, 1]), to[1], to[0], decide=lambda s: 2 * (s[1] > 0))
+    assert label[:, 0, 0].tolist() == [0, 2, 2, 2]
+
+
 def test_outside_of_the_prepared_grid_is_background():
     logits = torch.zeros(2, 4, 4, 4)
     logits[1] = 1
     restored = restore_logits(logits, np.eye(4), (10, 4, 4), np.eye(4))
     assert (restored[:4] == 1).all()
     assert (restored[4:] == 0).all()
+    masks = restore_logits(logits, np.eye(4), (10, 4, 4), np.eye(4), decide=lambda scores: scores > 0)
+    assert masks[1, :4].all()
+    assert not masks[:, 4:].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 20, 20), (30, 2, 1)])

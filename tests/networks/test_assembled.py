@@ -14,7 +14,8 @@ from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import StateMismatch, canonical_state, load_canonical
 from fedpartial.networks.residual_unet import ABSENT
 from fedpartial.networks.split import is_shared
-from fedpartial.training.checkpoint import read_tensors, write_tensors
+from fedpartial.training.model_file import load_model, model_info, save_model
+from fedpartial.training.plan import Plan
 from segviz_sites import SMALL, image, random_state
 
 SITES = {"north.example.org": ["liver"], "south": ["spleen", "kidney"]}
@@ -93,9 +94,9 @@ def test_certain_heads_of_one_class_stay_finite():
 
 def test_it_survives_a_file_and_another_order_of_names(state, tmp_path):
     expected = build_assembled(SMALL, state)(image())
-    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in reversed(state.items())}
-    write_tensors(tmp_path / "model.safetensors", tensors, {})
-    read, _ = read_tensors(tmp_path / "model.safetensors")
+    plan = Plan(job="test", preset="phantom", num_rounds=1, local_steps=1)
+    save_model(tmp_path / "model.safetensors", dict(reversed(state.items())), model_info(plan, 1))
+    read, _ = load_model(tmp_path / "model.safetensors")
     assert set(read) == set(state)
     assert torch.equal(build_assembled(SMALL, read)(image()), expected)
 
@@ -122,7 +123,7 @@ def setting(name, value):
     [
         (without("south/heads.kidney.0.conv.weight"), ("'south'", "heads.kidney.0.conv.weight", "missing")),
         (without("trunk.0.residual.bias"), ("site", "trunk.0.residual.bias", "missing")),
-        (without("south/num_training"), ("'south'", "num_training", "None")),
+        (without("south/num_training"), ("'south'", "num_training", "[]")),
         (setting("south/num_training", 0), ("'south'", "num_training", "above 0")),
         (setting("south/num_training", [1, 2]), ("'south'", "num_training", "one number")),
         (setting("south/num_training", np.nan), ("'south'", "num_training", "nan")),

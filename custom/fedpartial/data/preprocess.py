@@ -8,6 +8,7 @@ papers' pipelines do); labels by nearest neighbour. Images and labels are differ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,17 +113,29 @@ def _resample_array(volume: Volume, grid: Grid, mode: str, dtype: type) -> np.nd
     return out
 
 
+def highest(scores: Tensor) -> Tensor:
+    """The channel with the highest score at each voxel: (C h W D) -> (h W D)."""
+    return scores.argmax(dim=0)
+
+
 def restore_logits(
-    logits: Tensor, from_affine: np.ndarray, to_shape: tuple[int, int, int], to_affine: np.ndarray
+    logits: Tensor,
+    from_affine: np.ndarray,
+    to_shape: tuple[int, int, int],
+    to_affine: np.ndarray,
+    *,
+    decide: Callable[[Tensor], Tensor] = highest,
 ) -> np.ndarray:
     """Label channels, uint8 (H W D), on the original grid, from logits or probabilities (C H W D) on another.
 
     Interpolates every class linearly and then takes the argmax, which keeps borders smoother than moving
-    labels. Works on the logits' device in slabs: no full-size volume except the result. Voxels outside
-    of the logits' grid are background.
+    labels. ``decide`` may say otherwise what scores (C h W D) mean: labels (h W D), or masks (K h W D), and then the
+    result is (K H W D). Works on the logits' device in slabs: no full-size volume except the result. Voxels outside of
+    the logits' grid are background.
     """
-    out = np.empty(tuple(to_shape), dtype=np.uint8)
+    out = None
     for slab in resample(logits, voxel_matrix(from_affine, to_affine), to_shape, "bilinear"):
-        label = slab.values.argmax(dim=0) * slab.inside
-        out[slab.start : slab.stop] = label.to(torch.uint8).cpu().numpy()
+        label = (decide(slab.values) * slab.inside).to(torch.uint8).cpu().numpy()
+        out = np.empty((*label.shape[:-3], *to_shape), dtype=np.uint8) if out is None else out
+        out[..., slab.start : slab.stop, :, :] = label
     return out

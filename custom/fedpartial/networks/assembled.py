@@ -132,10 +132,12 @@ def _by_site(state: State) -> dict[str, dict[str, np.ndarray | Tensor]]:
 
 def _weight(site: str, private: dict[str, np.ndarray | Tensor]) -> float:
     """Take the number of training cases out of a site's tensors."""
-    value = private.pop(NUM_TRAINING, None)
-    if value is None or tuple(value.shape) or not 0 < float(value) < float("inf"):
-        raise StateMismatch(f"site {site!r}: tensor {NUM_TRAINING!r}: got {value!r}; expected one number above 0")
-    return float(value)
+    given = np.asarray(private.pop(NUM_TRAINING, ()))
+    if given.size != 1 or not 0 < given.item() < float("inf"):
+        raise StateMismatch(
+            f"site {site!r}: tensor {NUM_TRAINING!r}: got {given.tolist()}; expected one number above 0"
+        )
+    return given.item()
 
 
 def _site_network(preset: Preset, site: str, shared: State, private: State) -> TrunkAndHeads:
