@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fedpartial.evaluation import figures, formats
 from fedpartial.evaluation.cautions import find_cautions
 from fedpartial.evaluation.colours import colour
+from fedpartial.evaluation.exchange import exchange_section
 from fedpartial.evaluation.record import Overlay
 from fedpartial.evaluation.summary import macro_mean, statistics
 from fedpartial.labels import LabelSpace
@@ -71,6 +72,8 @@ def _context(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace) ->
         "traffic": {way: sum(r[way] for r in report["rounds"]) for way in ("bytes_up", "bytes_down")},
         "site_totals": {site: _site_totals(report, site) for site in figures.site_names(report)},
         "models": _models(report),
+        "exchange": exchange_section(report["exchange"]),
+        "external_heads": _external_heads(report),
         "figures": _figures(report, classes),
         "overlays": [(o, base64.b64encode(o.png).decode("ascii")) for o in overlays],
     }
@@ -80,11 +83,18 @@ def _classes(report: Mapping, space: LabelSpace) -> list[str]:
     """Every class with a number anywhere, in channel order; names the space does not know come last."""
     sets = (
         report["external"],
+        _external_heads(report),
         *report["sites"].values(),
         *(s for m in report["cross_site"].values() for s in m.values()),
     )
     found = dict.fromkeys(name for summary in sets for name in summary)
     return sorted(found, key=lambda name: space.classes.index(name) if name in space.classes else space.num_channels)
+
+
+def _external_heads(report: Mapping) -> Mapping[str, Mapping]:
+    """Each class of the external set scored by its own head, where that is not what the label map says anyway."""
+    heads = report.get("external_heads", {})  # reports of earlier versions have none
+    return {} if heads == report["external"] else heads
 
 
 def _site_totals(report: Mapping, site: str) -> dict:
