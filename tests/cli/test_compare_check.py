@@ -71,6 +71,18 @@ def test_a_runs_own_length_and_method_reach_its_copy_of_the_job_only(checked, jo
     assert (job / CLIENT).read_text() == before
 
 
+def test_a_runs_own_sites_come_before_those_of_all_runs(checked):
+    both, one = checked({"name": "a"}, {"name": "b", "sites": ["spleen"]})
+    assert (set(both.checked.job.sites), one.checked.job.sites) == (set(SITES), ("spleen",))
+    assert json.loads((one.checked.job.folder / "meta.json").read_text())["min_clients"] == 1
+
+
+@pytest.mark.parametrize("sites", [["liver/../x"], ["external_heads"]])
+def test_sites_that_cannot_be_are_refused_for_the_runs_that_name_them(checked, sites):
+    (fault,) = refused(checked, {"name": "a"}, {"name": "b", "sites": sites})
+    assert fault.startswith("b: --sites: sites: got")
+
+
 def test_a_method_without_arguments_gets_some(checked, edit):
     edit("config_fed_client.json", lambda c: c["components"][0]["args"]["method"].pop("args"))
     (run,) = checked({"name": "a", "method": {"temperature": 3.0}})
@@ -126,6 +138,7 @@ def test_another_order_of_keys_or_another_readme_is_no_other_setting(checked, fi
     ("change", "said"),
     [
         ({"rounds": 3}, "num_rounds was 8 and is now 3"),
+        ({"sites": ["liver"]}, 'meta.json: deploy_map.app[2] was "spleen" and is now not there'),
         ({"method": {"temperature": 2.0}}, "components[0].args.method.args.temperature was 0.5 and is now 2.0"),
     ],
 )

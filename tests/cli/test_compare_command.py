@@ -277,6 +277,17 @@ def test_jobs_or_a_plan_but_not_both(compare, screen, tmp_path, options):
     assert f"fedpartial compare fedavg condistfl -o {tmp_path / 'out'}" in screen.errors
 
 
+def test_a_plans_own_sites_and_the_option_are_refused_together(compare, written, screen, jobs, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text(
+        json.dumps({"runs": [{"job": job, "sites": [site]} for job, site in zip(jobs, SITES, strict=True)]})
+    )
+    assert compare(jobs=(), plan=plan, seeds="0") == 2
+    assert "runs[0].sites: got 'a value here and --sites'" in screen.errors
+    assert compare(jobs=(), plan=plan, seeds="0", threads=1, sites=None) == 0
+    assert compare.ran == ["first/seed0", "second/seed0"]
+
+
 def test_time_left_follows_the_steps_and_the_method():
     def run(name: str, work: int, seconds: float | None = None, report: object = None):
         return SimpleNamespace(name=name, work=work, seconds=seconds, report=report)

@@ -64,9 +64,9 @@ def test_what_the_plan_says_may_not_be_an_option_as_well(read, name, value):
     assert f"--{name.replace('_', '-')}" in fault
 
 
-@pytest.mark.parametrize("name", ["rounds", "local_steps"])
-def test_what_a_run_of_the_plan_says_may_not_be_an_option_as_well(read, name):
-    (fault,) = faults(read, {"runs": [{"job": "condistfl"}, {"job": "fedavg", name: 4}]}, **{name: 2})
+@pytest.mark.parametrize(("name", "value"), [("rounds", 4), ("local_steps", 4), ("sites", ["liver"])])
+def test_what_a_run_of_the_plan_says_may_not_be_an_option_as_well(read, name, value):
+    (fault,) = faults(read, {"runs": [{"job": "condistfl"}, {"job": "fedavg", name: value}]}, **{name: value})
     assert f"plan.json: runs[1].{name}: got 'a value here and --{name.replace('_', '-')}'" in fault
 
 
@@ -79,6 +79,7 @@ def test_options_beside_runs_that_are_none_are_refused_for_the_runs_only(read, r
 
 def test_every_fault_of_a_plan_is_found_in_one_pass(read):
     runs = [{"job": "fedavg", "rouds": 2}, {"name": "x"}, {"job": "fedavg", "rounds": 0, "method": [1]}, "fedavg"]
+    runs += [{"job": "fedavg", "sites": sites} for sites in ("liver", [], ["liver", "liver"])]
     found = faults(read, {"title": " ", "seeds": [1, 1], "rounds": True, "runs": runs})
     places = [
         "title",
@@ -89,6 +90,9 @@ def test_every_fault_of_a_plan_is_found_in_one_pass(read):
         "runs[2].rounds",
         "runs[2].method",
         "runs[3]",
+        "runs[4].sites",
+        "runs[5].sites",
+        "runs[6].sites",
     ]
     assert len(found) == len(places)
     assert all(f"plan.json: {place}" in fault for place, fault in zip(places, found, strict=True)), found

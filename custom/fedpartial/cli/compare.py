@@ -98,6 +98,7 @@ def _plan(options: CompareOptions) -> ComparePlan:
         "rounds": options.rounds,
         "local_steps": options.local_steps,
         "preset": options.preset,
+        "sites": options.sites,
     }
     if bool(options.jobs) == bool(options.plan):
         raise ConfigError(

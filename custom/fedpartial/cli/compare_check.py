@@ -99,6 +99,7 @@ def _options(plan: ComparePlan, method: PlannedMethod, common: Options, seed: in
         method=method.method,
         rounds=method.rounds,
         local_steps=method.local_steps,
+        sites=common.sites if method.sites is None else tuple(method.sites),
         preset=plan.preset,
         seed=seed,
         out=out / RUNS / method.folder / f"seed{seed}",

@@ -12,8 +12,14 @@ from fedpartial.cli.prepare import Refused
 from fedpartial.errors import ConfigError, check_keys
 
 PLAN_KEYS = ("title", "seeds", "rounds", "local_steps", "preset", "runs")
-RUN_KEYS = ("name", "job", "method", "rounds", "local_steps")
-OPTIONS = {"seeds": "--seeds", "rounds": "--rounds", "local_steps": "--local-steps", "preset": "--preset"}
+RUN_KEYS = ("name", "job", "method", "sites", "rounds", "local_steps")
+OPTIONS = {
+    "seeds": "--seeds",
+    "rounds": "--rounds",
+    "local_steps": "--local-steps",
+    "preset": "--preset",
+    "sites": "--sites",
+}
 """What a plan and the command line can both say, and so only one of them may."""
 DEFAULT_SEEDS = (0, 1, 2)
 UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
@@ -26,6 +32,7 @@ class PlannedMethod:
     name: str
     job: str
     method: Mapping[str, object] = field(default_factory=dict)
+    sites: Sequence[str] | None = None
     rounds: int | None = None
     local_steps: int | None = None
 
@@ -169,12 +176,11 @@ def _is_text(value: object) -> bool:
 
 
 def _are_seeds(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(_is_number(s, 0) for s in value)
-        and len(set(value)) == len(value)
-    )
+    return _are_different(value, lambda seed: _is_number(seed, 0))
+
+
+def _are_different(value: object, right: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(right, value)) and len(set(value)) == len(value)
 
 
 _SEEDS = "different whole numbers from 0 on"
@@ -186,5 +192,6 @@ _VALUES = {
     "preset": ("the name of a preset", _is_text),
     "name": ("a text", _is_text),
     "job": ("a job folder, or the name of one under jobs/", _is_text),
+    "sites": ("a list of different names of sites", lambda value: _are_different(value, _is_text)),
     "method": ("an object with arguments of the method", lambda value: isinstance(value, dict)),
 }
