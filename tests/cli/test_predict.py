@@ -1,15 +1,19 @@
-"""fedpartial predict: where label maps go, and what happens to a wrong image among good ones."""
+"""fedpartial predict: where label maps go, which fusion is asked for, and a wrong image among good ones."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
+from fedpartial.cli import main
 from fedpartial.cli.main import app
 from fedpartial.cli.predict import target_path
-from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.errors import DataFaults
+from fedpartial.networks.fusion import Rule
 
 
 @pytest.mark.parametrize(
@@ -25,25 +29,71 @@ def test_where_a_label_map_goes(image, out, several, expected):
     assert target_path(Path(image), Path(out), several=several) == Path(expected)
 
 
-def test_a_label_map_never_replaces_its_image():
-    with pytest.raises(ConfigError, match="replace the image"):
-        target_path(Path("ct.nii.gz"), Path("ct.nii.gz"), several=False)
+class FakePredictor:
+    """Writes what it was given instead of a label map."""
 
+    def __init__(self, model, *, device, fusion):
+        self.given = f"{model.name} {device} {fusion and (fusion.rule, *fusion.priority)}"
 
-def test_a_wrong_image_is_named_and_the_others_are_done(monkeypatch, tmp_path):
-    def predict_file(model, image, out, *, device):
+    def predict(self, image, out):
         if image.name == "broken.nii.gz":
             raise DataFaults(["broken.nii.gz: damaged"])
-        out.write_text(f"{model.name} {device}")
+        out.write_text(self.given)
+        return [out]
 
-    monkeypatch.setattr("fedpartial.training.inference.predict_file", predict_file)
-    images = [str(tmp_path / name) for name in ("a.nii.gz", "broken.nii.gz", "c.nii.gz")]
-    arguments = ["predict", "m.safetensors", *images, "-o", str(tmp_path / "out"), "--device", "cpu"]
-    done = CliRunner().invoke(app, arguments)
+
+@pytest.fixture
+def predict(monkeypatch, tmp_path):
+    """Run the command on images by name; labels go to tmp_path/out."""
+    monkeypatch.setattr("fedpartial.training.inference.Predictor", FakePredictor)
+
+    def run(*names: str, options: tuple[str, ...] = ()):
+        images = [str(tmp_path / name) for name in names]
+        return CliRunner().invoke(app, ["predict", "m.safetensors", *images, "-o", str(tmp_path / "out"), *options])
+
+    return run
+
+
+def test_a_wrong_image_is_named_and_the_others_are_done(predict, tmp_path):
+    done = predict("a.nii.gz", "broken.nii.gz", "c.nii.gz", options=("--device", "cpu"))
     assert done.exit_code == 2
     assert "broken.nii.gz: damaged" in done.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_labels.nii.gz", "c_labels.nii.gz"]
-    assert (tmp_path / "out" / "a_labels.nii.gz").read_text() == "m.safetensors cpu"
+    assert (tmp_path / "out" / "a_labels.nii.gz").read_text() == "m.safetensors cpu None"
+
+
+@pytest.mark.parametrize(
+    ("options", "fusion"),
+    [
+        ("--fusion per-head", "('per-head',)"),
+        ("--fusion priority --priority spleen,liver", "('priority', 'spleen', 'liver')"),
+        ("--fusion priority", "('priority',)"),
+    ],
+)
+def test_the_fusion_reaches_the_predictor(predict, tmp_path, options, fusion):
+    done = predict("a.nii.gz", options=tuple(options.split()))
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "out" / "a_labels.nii.gz").read_text() == f"m.safetensors auto {fusion}"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--priority liver", "Choose the rule 'priority'"),
+        ("--fusion uncertainty --priority liver", "none with the rule uncertainty"),
+        ("--fusion vote", "'vote' is not one of"),
+    ],
+)
+def test_a_wrong_fusion_is_one_error_for_all_images(predict, tmp_path, options, words):
+    done = predict("a.nii.gz", "b.nii.gz", options=tuple(options.split()))
+    assert done.exit_code == 2
+    assert " ".join(done.stderr.replace("│", " ").split()).count(words) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_offers_every_rule():
+    offered = get_args(get_args(inspect.signature(main.predict, eval_str=True).parameters["fusion"].annotation)[0])[0]
+    assert get_args(offered) == get_args(Rule)
 
 
 def test_a_foreign_model_file_is_one_clear_error(tmp_path):

@@ -16,7 +16,7 @@ from simulation import simulate, small_job
 
 from fedpartial.evaluation.record import validate_report
 from fedpartial.presets import get_preset
-from fedpartial.training.inference import predict_file
+from fedpartial.training.inference import Predictor
 from fedpartial.training.model_file import load_model
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
@@ -85,7 +85,7 @@ def test_nothing_in_the_servers_folder_names_a_hospitals_file(run):
 @pytest.mark.parametrize("name", CASES)
 def test_the_global_model_gives_a_label_map_on_the_grid_of_the_image(run, tmp_path, name):
     image = REAL / CASES[name] / "image.nii.gz"
-    out = predict_file(run.app / "global_model.safetensors", image, tmp_path / "out.nii.gz", device="cpu")
+    (out,) = Predictor(run.app / "global_model.safetensors", device="cpu").predict(image, tmp_path / "out.nii.gz")
     found, scan = nibabel.load(out), nibabel.load(image)
     assert found.shape == scan.shape
     np.testing.assert_array_equal(found.affine, scan.affine)

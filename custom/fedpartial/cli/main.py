@@ -65,6 +65,8 @@ PREDICT_EXAMPLE = """
   fedpartial predict runs/first/best_global_model.safetensors ct.nii.gz -o labels.nii.gz
 
   fedpartial predict runs/first/best_global_model.safetensors scans/*.nii.gz -o labels/
+
+  fedpartial predict runs/segviz/global_model.safetensors ct.nii.gz -o labels/ --fusion per-head
 """
 
 SETUP_KIT_EXAMPLE = """
@@ -283,6 +285,18 @@ def predict(
         Path, typer.Option("-o", "--out", help="The label map to write, or a folder for <image>_labels.nii.gz.")
     ],
     device: Annotated[str, typer.Option(help="Torch device: auto, cpu, cuda ...")] = "auto",
+    fusion: Annotated[
+        Literal["log-odds", "priority", "uncertainty", "per-head"] | None,
+        typer.Option(
+            help="How the private heads of a SegViz model become labels: the highest log-odds (default), the first "
+            "class of --priority, heads weighed by their uncertainty under dropout, or one file for each class, in "
+            "which organs may overlap."
+        ),
+    ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS,...", help="With --fusion priority: the first one that is found wins a voxel."),
+    ] = None,
 ) -> None:
     """Segment images with a trained model; label maps have the grid of their images.
 
@@ -292,7 +306,8 @@ def predict(
 
     from fedpartial.cli.predict import predict_images
 
-    raise typer.Exit(predict_images(model, images, out, device, Console(highlight=False), Console(stderr=True)))
+    plain, errors = Console(highlight=False), Console(stderr=True)
+    raise typer.Exit(predict_images(model, images, out, device, fusion, priority, plain, errors))
 
 
 @app.command(epilog=SETUP_KIT_EXAMPLE)

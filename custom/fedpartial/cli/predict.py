@@ -11,43 +11,60 @@ from fedpartial.errors import ConfigError, DataFaults
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fedpartial.networks.fusion import Fusion
+
 SUCCESS, USER_ERROR = 0, 2
-SUFFIXES = (".nii.gz", ".nii")
 
 
 def predict_images(
-    model: Path, images: Sequence[Path], out: Path, device: str, console: Console, errors: Console
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    device: str,
+    fusion: str | None,
+    priority: str | None,
+    console: Console,
+    errors: Console,
 ) -> int:
     """Segment every image; a wrong one is named and the others are still done."""
     from rich.text import Text
 
-    from fedpartial.training.inference import predict_file
+    from fedpartial.training.inference import Predictor
 
+    try:
+        predictor = Predictor(model, device=device, fusion=chosen_fusion(fusion, priority))
+    except ConfigError as error:
+        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        return USER_ERROR
     code = SUCCESS
     for number, image in enumerate(images, start=1):
         try:
             target = target_path(image, out, several=len(images) > 1)
             target.parent.mkdir(parents=True, exist_ok=True)
             with console.status(f"{number} of {len(images)}: {image.name}"):
-                predict_file(model, image, target, device=device)
-            console.print(Text(str(target)), soft_wrap=True)
+                written = predictor.predict(image, target)
+            for path in written:
+                console.print(Text(str(path)), soft_wrap=True)
         except (ConfigError, DataFaults) as error:
             errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
             code = USER_ERROR
     return code
 
 
+def chosen_fusion(rule: str | None, priority: str | None) -> Fusion | None:
+    """What --fusion and --priority say; None when neither is given."""
+    from fedpartial.networks.fusion import Fusion
+
+    if rule is None and priority is None:
+        return None
+    order = () if priority is None else tuple(name.strip() for name in priority.split(","))
+    return Fusion(rule=rule or "log-odds", priority=order)
+
+
 def target_path(image: Path, out: Path, *, several: bool) -> Path:
-    """Where the label map of ``image`` goes; never onto the image itself."""
+    """Where the label map of ``image`` goes."""
+    from fedpartial.training.inference import LABELS, SUFFIXES
+
     suffix = next((s for s in SUFFIXES if image.name.endswith(s)), "")
     is_file = out.name.endswith(SUFFIXES) and not several
-    target = out if is_file else out / f"{image.name.removesuffix(suffix)}_labels.nii.gz"
-    if target.absolute() == image.absolute():
-        raise ConfigError(
-            where="--out",
-            field="path",
-            got=str(out),
-            expected="another path than the image's",
-            remedy="The label map would replace the image.",
-        )
-    return target
+    return out if is_file else out / f"{image.name.removesuffix(suffix)}{LABELS}.nii.gz"

@@ -45,8 +45,11 @@ class Fusion:
         if len(set(self.priority)) != len(self.priority):
             raise _wrong("priority", self.priority, "each class once", "Leave out the second one.")
 
-    def network(self, network: AssembledNetwork) -> nn.Module:
-        """What the sliding window applies to a patch; returns what ``decide`` takes."""
+    def network(self, network: nn.Module) -> nn.Module:
+        """What the sliding window applies to a patch, and whose answer ``decide`` takes.
+
+        "uncertainty" needs an assembled network; the other rules leave any network as it is.
+        """
         if self.rule != "uncertainty":
             return network
         generator = torch.Generator().manual_seed(self.seed)

@@ -1,46 +1,122 @@
-"""Apply a trained global model to an image file: NIfTI in, NIfTI label map out, same geometry."""
+"""Apply a trained global model to image files: NIfTI in, NIfTI label maps out, same geometry."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from fedpartial.data.integrity import load_checked, raise_for_faults
 from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
+from fedpartial.errors import ConfigError
+from fedpartial.networks.assembled import AssembledNetwork, build_assembled, is_assembled
 from fedpartial.networks.build import build_network
-from fedpartial.networks.canonical import load_canonical
+from fedpartial.networks.canonical import StateMismatch, load_canonical
+from fedpartial.networks.fusion import Fusion
+from fedpartial.presets import Preset
 from fedpartial.training.evaluator import predict_logits
 from fedpartial.training.model_file import load_model
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
 
+SUFFIXES = (".nii.gz", ".nii")
+LABELS = "_labels"
 
-def predict_file(model_path: Path, image_path: Path, out_path: Path, *, device: str = "auto") -> Path:
-    """Segment one image with a model written by a job and save its label map (uint8 channels).
 
-    The label map has the image's shape, affine and header; it is written under a temporary name and
-    renamed, so that an interrupted run leaves no half file. Raises ConfigError for a foreign model
-    file and DataFaults for an image that cannot be read.
-    """
+class Predictor:
+    """A model written by a job, ready to segment image files."""
+
+    def __init__(self, model_path: Path, *, device: str = "auto", fusion: Fusion | None = None):
+        """``fusion`` says how the heads of a model become labels; None: by log-odds, or the model has no heads.
+
+        Raises ConfigError for a foreign model file, and for a fusion that the model cannot follow.
+        """
+        network, self.preset = load_network(Path(model_path))
+        if fusion is not None and not isinstance(network, AssembledNetwork):
+            raise _wrong(model_path, "heads", "none", "a model with heads for --fusion", "Leave the option out.")
+        self.fusion, self.precision = fusion or Fusion(), select_precision(device, where="--device")
+        self.decide = self.fusion.decide(self.preset.label_space)
+        self.network = network.to(self.precision.device, memory_format=torch.channels_last_3d)
+
+    def predict(self, image_path: Path, out_path: Path) -> list[Path]:
+        """Segment one image and save its label map (uint8 channels), or with "per-head" one mask for each class.
+
+        Returns the files. They have the image's shape, affine and header; each is written under a temporary name and
+        renamed, so that an interrupted run leaves no half file. Raises DataFaults for an image that cannot be read.
+        """
+        targets = self._targets(Path(out_path))
+        for target in targets.values():
+            _check_target(target, Path(image_path))
+        label = self._labels(Path(image_path))
+        for channel, target in targets.items():
+            _save(label if channel is None else label[channel], Path(image_path), target)
+        return list(targets.values())
+
+    def _targets(self, out: Path) -> dict[int | None, Path]:
+        """File by channel; None for the one that has all labels."""
+        if self.fusion.rule != "per-head":
+            return {None: out}
+        names = self.preset.label_space.channels
+        return {channel: class_path(out, names[channel]) for channel in self.network.head_channels}
+
+    def _labels(self, image_path: Path) -> np.ndarray:
+        """Labels (H W D) or masks (C H W D) on the image's grid."""
+        volume = load_checked(image_path, "image", load_image, faults := [])
+        raise_for_faults(faults)
+        prepared = preprocess_image(volume, self.preset)
+        # Random numbers of the uncertainty rule start anew for every image, so that their order does not matter.
+        network = self.fusion.network(self.network)
+        scores = predict_logits(network, prepared.array, self.preset, self.precision)
+        return restore_logits(scores, prepared.affine, volume.array.shape, volume.affine, decide=self.decide)
+
+
+def load_network(model_path: Path) -> tuple[nn.Module, Preset]:
+    """The network of a model file with its weights, and its preset; ConfigError for a file that holds none."""
+    weights, info = load_model(model_path)
+    plan = Plan.from_stored(info.plan)
+    try:
+        if is_assembled(weights):
+            return build_assembled(plan.config, weights), plan.config
+        if plan.private_heads:
+            expected = "the model that a finished run has assembled"
+            remedy = "The heads are collected when a run ends: take its global_model.safetensors."
+            raise _wrong(model_path, "tensors", "the shared part without any head", expected, remedy)
+        network = build_network(plan.config, seed=0)
+        load_canonical(network, {name: torch.from_numpy(value) for name, value in weights.items()})
+    except StateMismatch as error:
+        expected = f"the tensors of preset {plan.preset}"
+        raise _wrong(model_path, "tensors", str(error), expected, "Give a model as a job has written it.") from error
+    return network, plan.config
+
+
+def class_path(out: Path, name: str) -> Path:
+    """The file of one class beside ``out``: ct_labels.nii.gz -> ct_liver_labels.nii.gz, a.nii -> a_liver.nii."""
+    suffix = next((s for s in SUFFIXES if out.name.endswith(s)), "")
+    stem = out.name.removesuffix(suffix)
+    end = LABELS if stem.endswith(LABELS) else ""
+    return out.with_name(f"{stem.removesuffix(end)}_{name}{end}{suffix}")
+
+
+def _check_target(target: Path, image: Path) -> None:
+    if target.absolute() == image.absolute():
+        raise _wrong(
+            "--out", "path", str(target), "another path than the image's", "The label map would replace the image."
+        )
+
+
+def _save(label: np.ndarray, image_path: Path, target: Path) -> None:
     import nibabel as nib
 
-    weights, info = load_model(Path(model_path))
-    preset = Plan.from_dict(info.plan).config
-    precision = select_precision(device, where="--device")
-    network = build_network(preset, seed=0).to(precision.device, memory_format=torch.channels_last_3d)
-    load_canonical(network, {name: torch.from_numpy(value) for name, value in weights.items()})
-    volume = load_checked(Path(image_path), "image", load_image, faults := [])
-    raise_for_faults(faults)
-    prepared = preprocess_image(volume, preset)
-    logits = predict_logits(network, prepared.array, preset, precision)
-    label = restore_logits(logits, prepared.affine, volume.array.shape, volume.affine)
     header = nib.load(image_path).header.copy()
     header.set_data_dtype("uint8")
     header.set_slope_inter(1, 0)
-    out_path = Path(out_path)
-    temporary = out_path.with_name(f".{os.getpid()}.{out_path.name}")
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
     nib.save(nib.Nifti1Image(label, None, header), temporary)
-    os.replace(temporary, out_path)
-    return out_path
+    os.replace(temporary, target)
+
+
+def _wrong(where: object, field: str, got: object, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where=str(where), field=field, got=got, expected=expected, remedy=remedy)
