@@ -54,12 +54,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A preset of seconds; get_preset() knows it in this module, and "tiny_supervised" with two heads."""
+    """A preset of seconds; get_preset() knows it in this module, and "tiny_supervised" and "tiny_heads"."""
     import federation
+    import private_heads
     from fedpartial import presets
 
     with pytest.MonkeyPatch.context() as registry:
-        for preset in federation.TINY_PRESETS:
+        for preset in (*federation.TINY_PRESETS, private_heads.TINY_HEADS):
             registry.setitem(presets.PRESETS, preset.name, preset)
         yield federation.TINY
 

@@ -18,7 +18,7 @@ JOBS_DIR = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(folder for folder in JOBS_DIR.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 REFERENCE = JOBS_DIR / "fedavg"
 SITES = sorted(set(PHANTOM_SITES) - {"external"})
-POOLED = {"central", "central_plain"}
+POOLED = {"central", "central_plain", "segviz_central"}
 """Jobs of one site that holds the data of all."""
 
 META, SERVER, CLIENT = "meta.json", "app/config/config_fed_server.json", "app/config/config_fed_client.json"
@@ -89,7 +89,7 @@ def faults(job: Path) -> list[str]:
         checks = (variable_faults, class_faults, id_faults, value_faults)
         found += [f"{name}{fault}" for check in checks for fault in check(configs[name])]
     found += path_faults(configs) + plan_faults(job, configs[SERVER])
-    return found + client_faults(configs) + standalone_faults(configs)
+    return found + client_faults(configs) + standalone_faults(configs) + head_faults(configs)
 
 
 def front_matter_faults(job: Path) -> list[str]:
@@ -132,8 +132,36 @@ def standalone_faults(configs: dict[str, dict]) -> list[str]:
     start = [e.get("args", {}).get("start_from", "global") for e in learners]
     found = [f"{CLIENT}#/components/learner/args/start_from: {s}" for s in start if (s == "local") != alone]
     final = next((args for path, args in paths.items() if path.endswith(".FinalEvaluation")), {})
-    if alone and final.get("cross_site") is not True:
+    if alone and not private_heads(configs) and final.get("cross_site") is not True:
         found.append(f"{SERVER}#/workflows/final_evaluation/args/cross_site: {final.get('cross_site')}")
+    return found
+
+
+def private_heads(configs: dict[str, dict]) -> bool:
+    return configs[SERVER].get("exchange", "all") != "all"
+
+
+def head_faults(configs: dict[str, dict]) -> list[str]:
+    """What goes with private heads, and only with them: their objective, tasks and collection, and no local models."""
+    server, client = ({entry["path"]: entry for _, entry in built_classes(configs[n])} for n in (SERVER, CLIENT))
+    parts = {
+        f"{SERVER}#/workflows: HeadCollection": any(path.endswith(".HeadCollection") for path in server),
+        f"{CLIENT}#/executors: HeadTaskExecutor": any(path.endswith(".HeadTaskExecutor") for path in client),
+        f"{CLIENT}#/components/learner/args/method: SegViz": "fedpartial.methods.segviz.SegViz" in client,
+        f"{CLIENT}#/executors/0/tasks: fine_tune, collect": {"fine_tune", "collect"}
+        <= {task for executor in configs[CLIENT]["executors"] for task in executor["tasks"]},
+        f"{SERVER}#/workflows/final_evaluation/args/cross_site: false": any(
+            path.endswith(".FinalEvaluation") and entry["args"].get("cross_site") is False
+            for path, entry in server.items()
+        ),
+    }
+    needed = private_heads(configs)
+    found = [
+        f"{place} {'missing' if needed else 'without private heads'}" for place, has in parts.items() if has != needed
+    ]
+    order = [entry["path"].rpartition(".")[2] for entry in configs[SERVER]["workflows"]]
+    if needed and order != ["FederatedRounds", "HeadCollection", "FinalEvaluation"]:
+        found.append(f"{SERVER}#/workflows: {order}")
     return found
 
 
@@ -205,12 +233,13 @@ def path_faults(configs: dict[str, dict]) -> list[str]:
 
 
 def plan_faults(job: Path, server: dict) -> list[str]:
-    """A job runs the preset as it was sized, under its own name."""
+    """A job runs the preset of its network as it was sized, under its own name."""
     plan = next((entry["args"] for entry in server["components"] if entry["id"] == "plan"), {})
     found = [] if plan.get("job") == job.name else [f"{SERVER}#/components/plan/args/job: {plan.get('job')!r}"]
-    if server.get("preset") != "phantom":
+    expected = "phantom_segviz" if job.name.startswith("segviz_") else "phantom"
+    if server.get("preset") != expected:
         return [*found, f"{SERVER}#/preset: {server.get('preset')!r}"]
-    preset = get_preset("phantom")
+    preset = get_preset(expected)
     for name in ("num_rounds", "local_steps"):
         if server.get(name) != getattr(preset, name):
             found.append(f"{SERVER}#/{name}: {server.get(name)}; the preset is sized for {getattr(preset, name)}")

@@ -29,6 +29,17 @@ NAME = {"meta.json#/name", f"{SERVER}#/components/plan/args/job"}
 GENERATOR = {f"{SERVER}#/components/shareable_generator/{part}" for part in ("path", "args")}
 METHOD = f"{CLIENT}#/components/learner/args/method"
 OTHER_METHOD = {f"{METHOD}/path", f"{METHOD}/args"}
+PRESET = f"{SERVER}#/preset"
+HEADS = {
+    PRESET,
+    *OTHER_METHOD,
+    *(f"{SERVER}#/{place}exchange" for place in ("", "components/plan/args/")),
+    f"{SERVER}#/workflows/heads",
+    f"{SERVER}#/workflows/final_evaluation/args/cross_site",
+    *(f"{CLIENT}#/executors/0/{place}" for place in ("tasks/3", "tasks/4", "executor/path", "executor/args")),
+}
+"""A trunk that travels and heads that do not."""
+TUNED = {f"{SERVER}#/{place}finetune_steps" for place in ("", "components/plan/args/")}
 ONE_SITE = {
     *(f"meta.json#/deploy_map/app/{place}" for place in (1, 2, 3, 4)),
     "meta.json#/min_clients",
@@ -50,6 +61,13 @@ ALLOWED_DIFFERENCES = {
         f"{METHOD}/args/absent_class",
         f"{CLIENT}#/components/learner/args/start_from",
     },
+    "segviz_fedavg": {*NAME, *HEADS},
+    "segviz_fedbn": {*NAME, *HEADS},
+    "segviz_fedavg_ft": {*NAME, *HEADS, *TUNED},
+    "segviz_fedbn_ft": {*NAME, *HEADS, *TUNED},
+    "segviz_standalone": {*NAME, *HEADS, *GENERATOR, f"{CLIENT}#/components/learner/args/start_from"},
+    "segviz_conventional": {*NAME, PRESET, f"{METHOD}/args/unlabelled"},
+    "segviz_central": {*NAME, PRESET, *ONE_SITE, f"{METHOD}/args/unlabelled"},
     "central": {*NAME, *ONE_SITE},
     "central_plain": {*NAME, *ONE_SITE, f"{METHOD}/args/unlabelled"},
 }
@@ -61,7 +79,7 @@ that id; "args" is compared as one value where "path" differs too."""
 
 
 def test_there_are_jobs_to_check():
-    assert len(JOBS) == 10
+    assert len(JOBS) == 17
     assert {job.name for job in JOBS} == set(ALLOWED_DIFFERENCES)
     assert set(ALLOWED_DIFFERENCES) > POOLED
 
@@ -86,8 +104,8 @@ def test_what_kind_of_job_each_one_is():
             if kind in text:
                 found.add(job.name)
     assert kinds == {
-        "NoAggregation": {"standalone"},
-        '"local"': {"standalone"},
+        "NoAggregation": {"standalone", "segviz_standalone"},
+        '"local"': {"standalone", "segviz_standalone"},
         "merge_lesions": {"condistfl_union"},
         '"central"': POOLED,
     }

@@ -196,7 +196,7 @@ def test_costs_and_curves(comparison):
 def test_times_are_without_the_data_preparation_of_the_first_run():
     """The server's own phases: its first round contains the preparation of the data."""
     rounds, facts = [SimpleNamespace(seconds=600.0), SimpleNamespace(seconds=20.0)], {"liver": {"setup_seconds": 580.0}}
-    history = SimpleNamespace(rounds=rounds, first_facts=facts)
+    history = SimpleNamespace(rounds=rounds, first_facts=facts, phases={})
     phases = FinalReport(plan=SimpleNamespace(num_rounds=2), history=history, config_dir=Path())._all_phases()
     cost = costs([made_up_run("plain", 0, phases={**phases, "external set": 5.0})])
     assert (cost["training_seconds"], cost["seconds"]) == (40.0, 45.0)

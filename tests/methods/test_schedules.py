@@ -12,7 +12,7 @@ from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.presets import ABDOMEN_PAPER
 from fedpartial.server.fed_optimizer import ServerSGD
-from fedpartial.training.local_trainer import Schedule
+from fedpartial.training.schedule import Schedule
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "vectors.json").read_text(encoding="utf-8"))["schedules"]
 

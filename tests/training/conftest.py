@@ -10,10 +10,11 @@ from federation import TINY
 from fedpartial.data.store import prepare_cases
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.methods.condistfl import ConDistFL
-from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.build import build_network
-from fedpartial.training.local_trainer import LocalTrainer, Schedule
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.training.local_trainer import LocalTrainer
 from fedpartial.training.precision import Precision
+from fedpartial.training.schedule import Schedule
 
 CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
 

@@ -13,11 +13,12 @@ from fedpartial.data.loader import StepDataset
 from fedpartial.methods.base import LossTerms
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
-from fedpartial.networks.canonical import StateMismatch, canonical_state, load_canonical
 from fedpartial.networks.build import build_network
-from fedpartial.training.local_trainer import Schedule, TrainingDiverged, TrainingStopped
+from fedpartial.networks.canonical import StateMismatch, canonical_state, load_canonical
+from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
 from fedpartial.training.optimizer import NesterovSGD
 from fedpartial.training.precision import Precision
+from fedpartial.training.schedule import Schedule
 
 ROUNDS = 3
 
@@ -58,6 +59,9 @@ class Spy:
 
     def needs_reference(self) -> bool:
         return self.inner.needs_reference()
+
+    def needs_heads(self) -> bool:
+        return self.inner.needs_heads()
 
     def loss(self, outputs, teacher_logits, labels, labelled, context) -> LossTerms:
         self.calls.append({"outputs": outputs, "teacher": teacher_logits, "context": context})
@@ -165,7 +169,9 @@ def test_numbers_of_the_round(make_trainer, weights):
     result = trainer.run_round(weights, 0, go_on)
     assert result.num_steps == len(spy.calls) == 2
     assert [step for step, _ in steps] == [1, 2]
-    assert set(result.metrics) == {"loss", "dice", "ce", "condist", "seconds", "optimizer_round"}
+    numbers = {"loss", "dice", "ce", "condist", "seconds", "optimizer_round", "tensors_taken"}
+    assert set(result.metrics) == numbers
+    assert result.metrics["tensors_taken"] == len(weights)
     assert result.metrics["loss"] == steps[-1][1], "the last running mean is the mean of the round"
     expected = result.metrics["dice"] + result.metrics["ce"] + 0.01 * result.metrics["condist"]
     assert result.metrics["loss"] == pytest.approx(expected, rel=1e-6)

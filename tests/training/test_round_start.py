@@ -10,9 +10,9 @@ from federation import TINY
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.methods.fedprox import FedProx
-from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.build import build_network
-from fedpartial.training.local_trainer import Schedule
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.training.schedule import Schedule
 
 # --- starting from the site's own weights -----------------------------------------------------------
 

@@ -7,8 +7,8 @@ import pytest
 from federation import TINY, tiny_plan
 from fedpartial.errors import ConfigError
 from fedpartial.presets import PHANTOM
-from fedpartial.training.local_trainer import Schedule
 from fedpartial.training.plan import Plan
+from fedpartial.training.schedule import Schedule
 
 GOOD = {"job": "fedavg", "preset": "phantom", "num_rounds": 3, "local_steps": 2}
 
@@ -89,7 +89,7 @@ def test_a_stored_plan_of_an_earlier_version_has_the_defaults():
     ("change", "expected"),
     [
         ({"exchange": "heads"}, "one of all, trunk"),
-        ({"finetune_steps": 5}, "there is no head to tune"),
+        ({"finetune_steps": 5}, "no site has a head"),
         ({"exchange": "trunk", "finetune_steps": -1}, "at least 0"),
     ],
 )

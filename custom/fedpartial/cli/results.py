@@ -10,6 +10,7 @@ from pathlib import Path
 from fedpartial.cli.faults import Fault
 from fedpartial.cli.simulator import SERVER_APP
 from fedpartial.evaluation.report import read_report
+from fedpartial.flare.exchange_watch import EXCHANGE_FILE
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.progress import PROGRESS_FILE
 from fedpartial.server.external_set import PREDICTIONS
@@ -17,7 +18,7 @@ from fedpartial.server.external_set import PREDICTIONS
 REPORT = "report.json"
 LOCAL_MODELS = "local_*.safetensors"
 """What standalone training has in place of a global model."""
-FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, LOCAL_MODELS, PROGRESS_FILE)
+FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, LOCAL_MODELS, PROGRESS_FILE, EXCHANGE_FILE)
 MAX_ERROR_LINES = 5
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.model import ModelLearnableKey
@@ -26,6 +25,7 @@ from fedpartial.flare.learner import MODELS, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
+from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.server.external_set import KEPT_PREDICTIONS
 from fedpartial.server.final_report import FinalReport
@@ -38,13 +38,18 @@ NO_LOCAL_MODELS = (
     "of the last round, if cross_site is true, and not in a run that is continued after it. Every site keeps its own "
     "in local_model.safetensors of the job that trained it."
 )
+NO_WHOLE_MODELS = (
+    "cross_site scores whole models of the sites, and with private heads the server has none: "
+    "set cross_site to false in config_fed_server.json"
+)
 
 
-class FinalEvaluation(Controller):
+class FinalEvaluation(SiteTasks):
     """Evaluates the final, the best and (cross_site) every local model, then writes the report.
 
     Where nothing is aggregated (NoAggregation) there are only local models, and every class is reported from the model
-    of a site that annotates it; such a job needs cross_site.
+    of a site that annotates it; such a job needs cross_site. With private heads there is one model, assembled from all
+    of them (HeadCollection comes before), and no local model of a site.
 
     Args:
         cross_site: also score every site's last local model at all sites.
@@ -61,15 +66,17 @@ class FinalEvaluation(Controller):
         persistor_id: str = "persistor",
         recorder_id: str = "recorder",
     ):
-        super().__init__()
-        self.cross_site, self.timeout, self.keep_predictions = cross_site, timeout, keep_predictions
-        self.plan_id, self.persistor_id, self.recorder_id = plan_id, persistor_id, recorder_id
+        super().__init__(timeout, plan_id, persistor_id, recorder_id)
+        self.cross_site, self.keep_predictions = cross_site, keep_predictions
         self._local_models: dict[str, dict] = {}
         self.scored: set[str] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
-        if event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT and self.cross_site:
+        if event_type == EventType.START_RUN and self.cross_site:
+            if plan_of_server(fl_ctx, self.plan_id).plan.private_heads:
+                self.system_panic(NO_WHOLE_MODELS, fl_ctx)
+        elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT and self.cross_site:
             last_round = plan_of_server(fl_ctx, self.plan_id).plan.num_rounds - 1
             accepted = fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED)
             if accepted and fl_ctx.get_prop(AppConstants.CURRENT_ROUND) == last_round:
@@ -81,23 +88,11 @@ class FinalEvaluation(Controller):
         update = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT)).data
         self._local_models[site_name(fl_ctx.get_peer_context())] = {n: weights[n] + update[n] for n in weights}
 
-    def start_controller(self, fl_ctx: FLContext) -> None:
-        self.recorder = self._engine.get_component(self.recorder_id)
-        self.plan = plan_of_server(fl_ctx, self.plan_id)
-        self.persistor = self._engine.get_component(self.persistor_id)
-        self.recorder.silence.listen(self.communicator)
-        for site in self.recorder.suspects:
-            if site not in self.recorder.gone:  # it may live, and then it asks for its task within the grace period
-                self.communicator.process_dead_client_report(site, fl_ctx)
-
-    def stop_controller(self, fl_ctx: FLContext) -> None:
-        self.cancel_all_tasks(fl_ctx=fl_ctx)
-
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="final evaluation")
         self.report = FinalReport(plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx))
         root = Path(job_root(fl_ctx))
-        standalone = self.persistor.standalone(fl_ctx)
+        standalone = self.persistor.standalone(fl_ctx) and not self.plan.plan.private_heads
         models = {} if standalone else self._global_models(root)
         validated = ["final"] if models else []  # the best of the earlier rounds was validated when it was one
         models |= {f"{LOCAL}{site}": weights for site, weights in sorted(self._local_models.items())}
@@ -121,22 +116,10 @@ class FinalEvaluation(Controller):
             models["best"] = read_own(load_model, root / BEST_MODEL)[0]
         return models
 
-    def _run_task(self, name: str, data: Shareable, received, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        self.plan.attach(data)
-        clients = [c for c in self._engine.get_clients() if not self._is_gone(c.name)]
-        task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
-        with self.recorder.silence.watched(self.communicator, self._engine):
-            self.broadcast_and_wait(
-                task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal
-            )
-
-    def _is_gone(self, site: str) -> bool:
-        return site in self.recorder.gone or bool(self.get_client_disconnect_time(site))
-
     def _evaluate(self, models: dict[str, dict], validated: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()
         data[MODELS], data[VALIDATED] = models, validated
-        self._run_task(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
+        self.ask(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         site = client_task.client.name
@@ -184,11 +167,6 @@ class FinalEvaluation(Controller):
         self.log_info(fl_ctx, f"results\n{table}")
         self.log_info(fl_ctx, f"report: {paths.html}")
         self.recorder.progress.write("report", path=str(paths.html))
-
-    def process_result_of_unknown_task(
-        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
-    ) -> None:
-        self.log_warning(fl_ctx, f"late answer of {client.name} to {task_name} is left out")
 
 
 def portions(models: dict[str, dict], limit: int) -> Iterator[dict[str, dict]]:

@@ -79,6 +79,14 @@ class SiteLearner(Learner):
         tensors, _ = read_tensors(self.root / LOCAL_MODEL)
         return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(tensors)).to_shareable()
 
+    def fine_tune(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Train the private heads after the rounds; the answer is an update without a tensor."""
+        return self._guarded(self._fine_tune, data, fl_ctx, abort_signal)
+
+    def collect(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """The site's private part, asked for once when training is over."""
+        return self._guarded(self._collect, data, fl_ctx, abort_signal)
+
     def abort(self, fl_ctx: FLContext) -> None:
         """The abort signal is looked at before every step; there is nothing else to stop."""
 
@@ -139,7 +147,9 @@ class SiteLearner(Learner):
         if time.monotonic() - self._spoke > SECONDS_BETWEEN_LINES:
             self._spoke = time.monotonic()
             schedule = self._session.trainer.schedule
-            place = f"round {self._round + 1}/{schedule.num_rounds} step {step}/{schedule.local_steps}"
+            in_rounds = self._round < schedule.num_rounds
+            place = f"round {self._round + 1}/{schedule.num_rounds}" if in_rounds else "fine-tuning"
+            place = f"{place} step {step}"
             self.logger.info(f"{self.site}: {place} loss {loss:.3f}")
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -162,14 +172,32 @@ class SiteLearner(Learner):
         weights = weights_of_task(task)
         self._round = task.get_header(AppConstants.CURRENT_ROUND)
         result = session.train(weights, self._round, lambda: abort_signal.triggered)
-        write_tensors(self.root / LOCAL_MODEL, session.trainer.local_weights(), {"round": str(self._round)})
-        metrics = {
-            **result.metrics,
-            **self._validation,
-            "bytes_down": payload_bytes(from_shareable(task).data),
-            **self._facts(session),
-        }
+        self._write_local_model(session)
+        metrics = {**result.metrics, **self._validation, **self._costs(task), **self._facts(session)}
         return update_message(result.update, result.num_steps, metrics)
+
+    def _fine_tune(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        session = self._open(task, fl_ctx)
+        self._round = session.plan.num_rounds
+        metrics = session.fine_tune(weights_of_task(task), lambda: abort_signal.triggered)
+        self._write_local_model(session)
+        if "dice_before" in metrics:
+            before, after = metrics.pop("dice_before"), metrics.pop("dice_after")
+            self.log_info(fl_ctx, f"{self.site}: fine-tuned heads: validation Dice {before:.3f} -> {after:.3f}")
+        numbers = {**metrics, **self._costs(task), **self._facts(session)}
+        return update_message({}, session.plan.finetune_steps, numbers)
+
+    def _collect(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        private = self._open(task, fl_ctx).trainer.stored_private_part()
+        if not private:
+            return _failed("the site has no head to give: it has not finished a round")
+        return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(private)).to_shareable()
+
+    def _write_local_model(self, session: SiteSession) -> None:
+        write_tensors(self.root / LOCAL_MODEL, session.trainer.local_weights(), {"round": str(self._round)})
+
+    def _costs(self, task: Shareable) -> dict:
+        return {"bytes_down": payload_bytes(from_shareable(task).data)}
 
     def _facts(self, session: SiteSession) -> dict:
         return {

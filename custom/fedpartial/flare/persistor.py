@@ -17,9 +17,7 @@ from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.standalone import NoAggregation
-from fedpartial.flare.weights import to_arrays
-from fedpartial.networks.build import build_network
-from fedpartial.networks.canonical import canonical_state
+from fedpartial.server.heads import initial_shared
 from fedpartial.server.run_history import RunHistory
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state, save_run_state
 from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
@@ -27,6 +25,8 @@ from fedpartial.training.model_file import check_fits, load_model, model_info, s
 Loaded = TypeVar("Loaded")
 GLOBAL_MODEL = "global_model.safetensors"
 BEST_MODEL = "best_global_model.safetensors"
+TRUNK_MODEL = "trunk.safetensors"
+"""What is shared of networks with private heads; HeadCollection makes the global model of it."""
 
 
 def read_own(load: Callable[[Path], Loaded], path: Path) -> Loaded:
@@ -73,15 +73,17 @@ class GlobalModelFile(ModelPersistor):
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         plan = plan_of_server(fl_ctx, self.plan_id).plan
-        weights = to_arrays(canonical_state(build_network(plan.config, seed=plan.seed)))
+        weights = initial_shared(plan)
         if state := self.resumed(fl_ctx):
             check_fits(Path(RUN_STATE), state.weights, weights)
             weights = state.weights
             if not self.standalone(fl_ctx):
-                self.write(GLOBAL_MODEL, weights, state.rounds, None, fl_ctx)
+                self.write(self._shared_file(fl_ctx), weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
             start, _ = read_own(load_model, self._start_file(fl_ctx))
+            if plan.private_heads:  # of a model with other heads the trunk is enough
+                start = {name: value for name, value in start.items() if name in weights}
             check_fits(Path(self.start_from), start, weights)
             weights = start
         return make_model_learnable(weights, {})
@@ -104,11 +106,18 @@ class GlobalModelFile(ModelPersistor):
         """Whether the sites keep their own models: then there is no global model to write."""
         return isinstance(fl_ctx.get_engine().get_component(self.generator_id), NoAggregation)
 
+    def selects_rounds(self, fl_ctx: FLContext) -> bool:
+        """Whether the model of an earlier round could be chosen: it needs heads that nobody has kept."""
+        return not self.standalone(fl_ctx) and not plan_of_server(fl_ctx, self.plan_id).plan.private_heads
+
+    def _shared_file(self, fl_ctx: FLContext) -> str:
+        return TRUNK_MODEL if plan_of_server(fl_ctx, self.plan_id).plan.private_heads else GLOBAL_MODEL
+
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         if self.standalone(fl_ctx):
             return
         rounds = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
-        self.write(GLOBAL_MODEL, model[ModelLearnableKey.WEIGHTS], rounds, None, fl_ctx)
+        self.write(self._shared_file(fl_ctx), model[ModelLearnableKey.WEIGHTS], rounds, None, fl_ctx)
 
     def save_run_state(self, history: RunHistory, fl_ctx: FLContext) -> None:
         """The state after a finished round; from it the run can be continued."""

@@ -49,6 +49,9 @@ class Method(Protocol):
     def needs_reference(self) -> bool:
         """Whether the loss looks at the parameters of the global model."""
 
+    def needs_heads(self) -> bool:
+        """Whether the objective is one of private heads; every other one is of a joint head."""
+
     def loss(
         self,
         outputs: Sequence[Tensor],
@@ -60,7 +63,8 @@ class Method(Protocol):
         """The objective of one batch.
 
         Args:
-            outputs: logits (N, C, H, W, D) of every head, full resolution first.
+            outputs: logits (N, C, H, W, D) of every head, full resolution first; of private heads one tensor
+                (N, heads, 2, H, W, D), in the order of ``context.head_channels``.
             teacher_logits: (N, C, H, W, D) of the global model, or None where not needed.
             labels: (N, H, W, D) channels.
             labelled: bool (N, C).

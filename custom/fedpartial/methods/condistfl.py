@@ -50,6 +50,9 @@ class ConDistFL:
     def needs_reference(self) -> bool:
         return False
 
+    def needs_heads(self) -> bool:
+        return False
+
     def loss(
         self,
         outputs: Sequence[Tensor],

@@ -46,6 +46,9 @@ class FedAvg:
     def needs_reference(self) -> bool:
         return False
 
+    def needs_heads(self) -> bool:
+        return False
+
     def loss(
         self,
         outputs: Sequence[Tensor],

@@ -63,6 +63,12 @@ def build_assembled(preset: Preset, state: State) -> AssembledNetwork:
     return AssembledNetwork(groups.values(), preset.label_space.num_channels).eval().requires_grad_(False)
 
 
+def private_parts(state: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """By site, the private tensors of an assembled state under their own names; {} for another state."""
+    parts = _by_site(state) if is_assembled(state) else {}
+    return {site: {n: v for n, v in part.items() if n != NUM_TRAINING} for site, part in parts.items()}
+
+
 class TrunkGroup(nn.Module):
     """A trunk, the heads that stand on it, and of each head its channel and its weight among heads of that channel."""
 

@@ -1,7 +1,7 @@
 """Which tensors of a network travel and which stay at their site (SegViz, METHODS 2.1-2.2).
 
 A network with private heads is split by name: ``heads.*`` is the task block of a site, everything else the trunk
-(the papers' representation block). FedBN (Li et al., ICLR 2021) keeps the normalisation of the trunk at the site as well.
+(the papers' representation block). FedBN (Li et al., ICLR 2021) keeps the trunk's normalisation at the site as well.
 """
 
 from __future__ import annotations
@@ -49,3 +49,8 @@ def is_shared(name: str, exchange: Exchange) -> bool:
 
 def shared_names(names: Iterable[str], exchange: Exchange) -> list[str]:
     return [name for name in names if is_shared(name, exchange)]
+
+
+def head_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes of the heads among these tensors, in the order of the names."""
+    return tuple(dict.fromkeys(name.removeprefix(HEADS).split(".")[0] for name in names if is_head(name)))

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from fedpartial.evaluation.exchange import exchange_facts
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
 from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
+from fedpartial.networks.assembled import private_parts
+from fedpartial.networks.split import is_shared
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
@@ -100,12 +103,22 @@ class FinalReport:
         return paths, render(console_table(record))
 
     def _owners(self, models: Mapping[str, object]) -> dict[str, str]:
-        """Class -> the model that answers for it. Of several sites with a class, the one with most training cases."""
+        """Class -> the model that answers for it. Of several sites with a class, the one with most training cases.
+
+        A class that no site has annotated has none: nobody could have learnt it.
+        """
         if self.selected is not None:
-            return dict.fromkeys(self.plan.config.label_space.classes, self.selected)
+            return dict.fromkeys(self._annotated(), self.selected)
         facts = self.history.facts
         by_size, own = sorted(facts, key=lambda site: (facts[site]["num_training"], site)), self._own_scores()
         return {name: f"{LOCAL}{s}" for s in by_size if f"{LOCAL}{s}" in models for name in own.get(s, {})}
+
+    def _annotated(self) -> list[str]:
+        """The classes that some site annotates, as far as the sites' numbers tell; all when they tell nothing."""
+        told = {name for by_site in self.testing.values() for summary in by_site.values() for name in summary}
+        told |= {n for r in self.history.rounds for metrics in r.sites.values() for n in metrics["val_dice"]}
+        classes = self.plan.config.label_space.classes
+        return [name for name in classes if name in told] or list(classes)
 
     def _own_scores(self) -> dict[str, dict]:
         """Every site's scores of the model that this run gives it."""
@@ -150,10 +163,13 @@ class FinalReport:
         return {EXTERNAL: external.cases, EXTERNAL_ORGANS: external.organs or external.cases}
 
     def _exchange(self, weights: Mapping[str, np.ndarray]) -> dict:
+        """What travelled in the rounds; of an assembled model what is shared, beside what every site kept."""
+        private = private_parts(weights)
+        everything = {n: v for part in (weights, *private.values()) for n, v in part.items() if "/" not in n}
+        shared = {name: value for name, value in everything.items() if is_shared(name, self.plan.exchange)}
+        kept = {site: {n: v for n, v in part.items() if n not in shared} for site, part in private.items()}
         return {
-            "tensors": len(weights),
-            "parameters": sum(value.size for value in weights.values()),
-            "bytes_per_message": sum(value.nbytes for value in weights.values()),
+            **exchange_facts(self.history.exchange, shared, kept),
             "bytes_up": sum(r["bytes_up"] for r in self.history.report_rounds()),
             "bytes_down": sum(r["bytes_down"] for r in self.history.report_rounds()),
         }
@@ -164,6 +180,7 @@ class FinalReport:
         return {
             "data preparation (slowest site)": setup,
             "training rounds": max(training - setup, 0.0),
+            **self.history.phases,
             **self._phases,
         }
 

@@ -40,7 +40,10 @@ class Round:
 
 
 class RunHistory:
-    """Collects rounds and remembers the best model so far."""
+    """Collects rounds and remembers the best model so far.
+
+    phases: seconds of what comes between rounds and final evaluation.
+    """
 
     def __init__(self, num_rounds: int):
         self.num_rounds = num_rounds
@@ -50,6 +53,7 @@ class RunHistory:
         self.facts: dict[str, dict] = {}
         self.first_facts: dict[str, dict] = {}
         self.exchange: list[dict] = []  # finished rounds of an ExchangeLog
+        self.phases: dict[str, float] = {}
         self._started = time.monotonic()
         self._updates_before = 0
 
@@ -65,7 +69,7 @@ class RunHistory:
         history.rounds = [Round(started=0.0, **values) for values in given["rounds"]]
         for name in KEPT:
             setattr(history, name, given[name])
-        history.exchange = list(given.get("exchange", ()))  # states of version 0.1 have none
+        history.exchange = list(given.get("exchange", ()))  # states of earlier versions have none
         history._updates_before = history._updates()
         return history
 

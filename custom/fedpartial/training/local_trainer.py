@@ -7,10 +7,9 @@ disk. A site may therefore live in one process or in a new one for every round; 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,16 +21,18 @@ from fedpartial.data.sampler import Batch, PatchSampler
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
 from fedpartial.methods.base import LossTerms, Method, RoundContext
-from fedpartial.networks.canonical import canonical_state, load_canonical
 from fedpartial.networks.build import build_network, training_outputs
-from fedpartial.presets import OptimizerConfig, Preset
+from fedpartial.networks.canonical import StateMismatch, canonical_state, canonical_tensors, load_canonical
+from fedpartial.networks.split import Exchange, is_shared
+from fedpartial.presets import Preset
 from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
-from fedpartial.training.optimizer import NesterovSGD
+from fedpartial.training.optimizer import Optimizer, build_optimizer
 from fedpartial.training.precision import Precision
+from fedpartial.training.schedule import Schedule
 
 StartFrom = Literal["global", "local"]
 WEIGHTS = "network/"
-"""Prefix of the network's own tensors in the state of a site that starts from them."""
+"""Prefix of the tensors in a site's state that it keeps for itself: its private part, or all of its network."""
 FRESH = -1
 """The optimizer_round of a site that starts without an earlier round's state."""
 
@@ -46,32 +47,11 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """What a site sends: update = local - global weights (float32, CPU), steps taken, numbers to report."""
+    """What a site sends: update = local - global weights (float32, CPU) of what is shared, steps, numbers to report."""
 
     update: dict[str, Tensor]
     num_steps: int
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Rounds and local steps as the server gives them; lengths are derived."""
-
-    num_rounds: int
-    local_steps: int
-
-    @property
-    def total_steps(self) -> int:
-        return self.num_rounds * self.local_steps
-
-    def pooled(self, sites: int) -> Schedule:
-        """For the data of several sites in one place: as many steps as these sites take together."""
-        return replace(self, local_steps=self.local_steps * sites)
-
-    def learning_rate(self, optimizer: OptimizerConfig, step: int) -> float:
-        """Cosine from lr to min_lr over all local steps of the run (METHODS 1.4)."""
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step, self.total_steps) / self.total_steps))
-        return optimizer.min_lr + (optimizer.lr - optimizer.min_lr) * cosine
 
 
 class LocalTrainer:
@@ -90,22 +70,30 @@ class LocalTrainer:
         state_dir: Path,
         num_workers: int = 0,
         start_from: StartFrom = "global",
+        exchange: Exchange = "all",
+        head_classes: Sequence[str] | None = None,
         on_step: Callable[[int, float], None] | None = None,
     ):
+        """``exchange`` says which tensors are shared, ``head_classes`` which private heads the network has (None: a
+        joint one); the rest is kept at the site. Raises ConfigError for a method of other heads."""
+        _check_heads(method, head_classes)
         self.preset, self.method, self.schedule, self.precision = preset, method, schedule, precision
-        self.start_from = start_from
+        self.start_from, self.exchange, self.head_classes = start_from, exchange, head_classes
         self.state_dir, self.num_workers, self.on_step = state_dir, num_workers, on_step
         self.sampler = PatchSampler(cases, preset, seed=seed, site=site)
         self.network = self._build(seed)
+        self._first_private = {n: t for n, t in canonical_state(self.network).items() if not is_shared(n, exchange)}
         self._teacher: nn.Module | None = None
         self._seed = seed
         length = f"{schedule.num_rounds} x {schedule.local_steps} steps"
         kept = ", own weights" if start_from == "local" else ""
         self._run = f"{type(method).__name__}{kept}, preset {preset.name}, seed {seed}, {length}"
         self.groups = torch.from_numpy(preset.label_space.group_matrix()).to(precision.device)
+        self.head_channels = tuple(preset.label_space.index(name) for name in head_classes or ())
 
     def _build(self, seed: int) -> nn.Module:
-        return build_network(self.preset, seed=seed).to(self.precision.device, memory_format=torch.channels_last_3d)
+        network = build_network(self.preset, seed=seed, head_classes=self.head_classes)
+        return network.to(self.precision.device, memory_format=torch.channels_last_3d)
 
     def run_round(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """Train ``local_steps`` steps from ``weights`` and return the update.
@@ -117,27 +105,44 @@ class LocalTrainer:
         within one step of ``stop()``, TrainingDiverged when the loss or a weight is not finite.
         """
         started = time.monotonic()
-        load_canonical(self.network, self.starting_weights(weights, round_number))
-        context = self._context(round_number)
+        taken = self.load(weights, round_number)
+        context = self.context(round_number)
         teacher = self._load_teacher(weights) if self.method.needs_teacher(context) else None
         optimizer, scaler, optimizer_round = self._restore_optimizer(round_number)
-        sums = self._steps(context, teacher, optimizer, scaler, stop)
+        first = round_number * self.schedule.local_steps
+        span = range(first, first + self.schedule.local_steps)
+        self.network.train()
+        sums = self.run_steps(span, context, optimizer, scaler, stop, teacher=teacher)
         update = self._update(weights)
-        self._save(round_number, optimizer, scaler)
-        metrics = {name: value / self.schedule.local_steps for name, value in sums.items()}
+        self.save(round_number, optimizer, scaler)
+        metrics = {name: value / len(span) for name, value in sums.items()}
         metrics["seconds"] = time.monotonic() - started
         metrics["optimizer_round"] = optimizer_round
-        return RoundResult(update=update, num_steps=self.schedule.local_steps, metrics=metrics)
+        metrics["tensors_taken"] = taken
+        return RoundResult(update=update, num_steps=len(span), metrics=metrics)
+
+    def load(self, weights: Mapping[str, Tensor], round_number: int) -> int:
+        """Load what the round starts from; the number of tensors of the network that are those of the message."""
+        load_canonical(self.network, self.starting_weights(weights, round_number))
+        live = canonical_tensors(self.network)
+        return sum(torch.equal(live[name].cpu(), torch.as_tensor(value)) for name, value in weights.items())
 
     def starting_weights(self, weights: Mapping[str, Tensor], round_number: int) -> Mapping[str, Tensor]:
-        """What a round trains from: the global model, or the site's own as the round before left it."""
-        state = load_state_before(self.state_dir, round_number) if self.start_from == "local" else None
-        if state is None:
-            return weights
-        own = {n.removeprefix(WEIGHTS): t for n, t in state.tensors.items() if n.startswith(WEIGHTS)}
-        return own or weights
+        """What a round trains from: the global model with the site's own private part, or all of the site's own.
 
-    def _context(self, round_number: int) -> RoundContext:
+        What is the site's own is as the round before left it, at first as the seed made it. Raises StateMismatch when
+        the server sends a tensor that does not travel.
+        """
+        if private := [name for name in weights if not is_shared(name, self.exchange)]:
+            raise StateMismatch(f"the server sends {private[0]!r}, which is private (exchange {self.exchange!r})")
+        return {**self._first_private, **weights, **self._own(round_number)}
+
+    def _own(self, round_number: int) -> dict[str, Tensor]:
+        state = self._state_before(round_number)
+        tensors = {} if state is None else state.tensors
+        return {name.removeprefix(WEIGHTS): tensor for name, tensor in tensors.items() if name.startswith(WEIGHTS)}
+
+    def context(self, round_number: int) -> RoundContext:
         parameters = tuple(self.network.parameters())
         needed = parameters if self.method.needs_reference() else ()
         return RoundContext(
@@ -146,6 +151,7 @@ class LocalTrainer:
             groups=self.groups,
             parameters=parameters,
             reference=tuple(p.detach().clone() for p in needed),
+            head_channels=self.head_channels,
         )
 
     def _load_teacher(self, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -155,26 +161,36 @@ class LocalTrainer:
         load_canonical(self._teacher, weights)
         return self._teacher
 
-    def _steps(self, context, teacher, optimizer, scaler, stop) -> dict[str, float]:
-        self.network.train()
-        first = context.round_number * self.schedule.local_steps
+    def run_steps(
+        self,
+        span: range,
+        context: RoundContext,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        stop: Callable[[], bool],
+        *,
+        teacher: nn.Module | None = None,
+        learning_rate: Callable[[int], float] | None = None,
+    ) -> dict[str, float]:
+        """Train the steps of ``span`` (global step numbers) in the network's present mode; sums of the loss terms.
+
+        learning_rate: of a global step; by default the schedule's.
+        """
+        learning_rate = learning_rate or (lambda step: self.schedule.learning_rate(self.preset.optimizer, step))
+        device = self.precision.device
         stream = BatchStream(
-            self.sampler,
-            start=first,
-            stop=first + self.schedule.local_steps,
-            num_workers=self.num_workers,
-            device=self.precision.device,
+            self.sampler, start=span.start, stop=span.stop, num_workers=self.num_workers, device=device
         )
         sums: dict[str, float] = {}
-        for step, batch in enumerate(stream, start=first):
+        for done, (step, batch) in enumerate(zip(span, stream, strict=True), start=1):
             if stop():
-                raise TrainingStopped(f"stopped before step {step - first + 1} of round {context.round_number}")
-            optimizer.lr = self.schedule.learning_rate(self.preset.optimizer, step)
+                raise TrainingStopped(f"stopped before step {done} of round {context.round_number}")
+            optimizer.lr = learning_rate(step)
             terms = self._step(batch, context, teacher, optimizer, scaler, step)
             for name, value in {"loss": terms.total, **terms.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             if self.on_step:
-                self.on_step(step - first + 1, sums["loss"] / (step - first + 1))
+                self.on_step(done, sums["loss"] / done)
         return sums
 
     def _step(self, batch: Batch, context: RoundContext, teacher, optimizer, scaler, step: int) -> LossTerms:
@@ -192,25 +208,41 @@ class LocalTrainer:
         optimizer.zero_grad()
         scaler.scale(terms.total).backward()
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.preset.optimizer.clip_norm)
+        if self.preset.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.preset.optimizer.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         return terms
 
     def _update(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        local = canonical_state(self.network)
+        local = self.finite_weights()
+        return {name: local[name] - torch.as_tensor(weights[name]) for name in local if name in weights}
+
+    def finite_weights(self) -> dict[str, Tensor]:
+        """The local model; TrainingDiverged when a value of it is not finite."""
+        local = self.local_weights()
         if bad := [name for name, tensor in local.items() if not torch.isfinite(tensor).all()]:
             raise TrainingDiverged(f"{len(bad)} tensor(s) are not finite after training, first {bad[0]!r}")
-        return {name: tensor - torch.as_tensor(weights[name]) for name, tensor in local.items()}
+        return local
 
-    def _restore_optimizer(self, round_number: int) -> tuple[NesterovSGD, torch.amp.GradScaler, int]:
+    def _restore_optimizer(self, round_number: int) -> tuple[Optimizer, torch.amp.GradScaler, int]:
         """The optimiser as an earlier round left it, and the number of that round; FRESH for a new one."""
-        optimizer = NesterovSGD(dict(self.network.named_parameters()), self.preset.optimizer)
-        scaler = torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
-        state = load_state_before(self.state_dir, round_number)
+        optimizer = build_optimizer(dict(self.network.named_parameters()), self.preset.optimizer)
+        scaler, state = self.fresh_scaler(), self._state_before(round_number)
         if state is None:
             return optimizer, scaler, FRESH
-        if state.values["run"] != self._run:
+        optimizer.load({n: t for n, t in state.tensors.items() if not n.startswith(WEIGHTS)})
+        if self.precision.needs_scaler and state.values["scaler"]:
+            scaler.load_state_dict(state.values["scaler"])
+        return optimizer, scaler, state.values["round"]
+
+    def fresh_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
+
+    def _state_before(self, round_number: int) -> SiteState | None:
+        """What an earlier round of this run left; ConfigError for the state of another run."""
+        state = load_state_before(self.state_dir, round_number)
+        if state is not None and state.values["run"] != self._run:
             raise ConfigError(
                 where=str(self.state_dir),
                 field="state",
@@ -218,18 +250,35 @@ class LocalTrainer:
                 expected=f"the optimiser of {self._run}",
                 remedy="Continue that run, or start this one anew.",
             )
-        optimizer.load({n: t for n, t in state.tensors.items() if not n.startswith(WEIGHTS)})
-        if self.precision.needs_scaler and state.values["scaler"]:
-            scaler.load_state_dict(state.values["scaler"])
-        return optimizer, scaler, state.values["round"]
+        return state
 
-    def _save(self, round_number: int, optimizer: NesterovSGD, scaler: torch.amp.GradScaler) -> None:
+    def save(self, round_number: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+        """Optimiser and private part as they stand after a round."""
         values = {"round": round_number, "scaler": scaler.state_dict(), "run": self._run}
-        tensors = optimizer.state()
-        if self.start_from == "local":
-            tensors |= {f"{WEIGHTS}{name}": tensor for name, tensor in self.local_weights().items()}
-        save_state(self.state_dir, round_number, SiteState(tensors=tensors, values=values))
+        own = {f"{WEIGHTS}{name}": tensor for name, tensor in self.private_part().items()}
+        save_state(self.state_dir, round_number, SiteState(tensors=optimizer.state() | own, values=values))
+
+    def private_part(self) -> dict[str, Tensor]:
+        """What the site keeps for itself, as it stands after the latest round; all of it with start_from "local"."""
+        kept = self.local_weights()
+        return kept if self.start_from == "local" else {n: kept[n] for n in self._first_private}
+
+    def stored_private_part(self) -> dict[str, Tensor]:
+        """The same as the run's last round or fine-tuning wrote it; empty for a site that has finished no round."""
+        return self._own(self.schedule.num_rounds + 1)
 
     def local_weights(self) -> dict[str, Tensor]:
         """The local model as it stands after the latest round."""
         return canonical_state(self.network)
+
+
+def _check_heads(method: Method, head_classes: Sequence[str] | None) -> None:
+    if method.needs_heads() == (head_classes is not None):
+        return
+    raise ConfigError(
+        where="job",
+        field="args.method",
+        got=f"{type(method).__name__} for a network with {'a joint head' if head_classes is None else 'private heads'}",
+        expected="SegViz where the trunk is exchanged, another method where everything is",
+        remedy="Correct 'exchange' in config_fed_server.json or the method in config_fed_client.json.",
+    )

@@ -129,6 +129,9 @@ class _Moments:
         return cls(exp_avg=torch.zeros_like(data), exp_avg_sq=torch.zeros_like(data), step=torch.tensor(0.0))
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> NesterovSGD | Adam:
+Optimizer = NesterovSGD | Adam
+
+
+def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> Optimizer:
     """The optimiser that the preset names."""
     return {"sgd": NesterovSGD, "adam": Adam}[config.kind](parameters, config)

@@ -10,7 +10,7 @@ from typing import get_args
 from fedpartial.errors import ConfigError, check_keys
 from fedpartial.networks.split import Exchange, has_private_heads
 from fedpartial.presets import Preset, get_preset
-from fedpartial.training.local_trainer import Schedule
+from fedpartial.training.schedule import Schedule
 
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -49,7 +49,7 @@ class Plan:
             raise _wrong("exchange", self.exchange, f"one of {', '.join(get_args(Exchange))}")
         if self.finetune_steps and not self.private_heads:
             raise _wrong(
-                "finetune_steps", self.finetune_steps, "0 where everything is exchanged: there is no head to tune"
+                "finetune_steps", self.finetune_steps, "0 where everything is exchanged: no site has a head"
             )
 
     @property

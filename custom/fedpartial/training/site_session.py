@@ -21,11 +21,12 @@ from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import needs_space
 from fedpartial.labels import LabelTable
 from fedpartial.methods.base import Method
+from fedpartial.networks.assembled import build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
-from fedpartial.training.evaluator import predict_on_original_grid, quick_scores
+from fedpartial.training.evaluator import mean_dice, predict_on_original_grid, quick_scores
 from fedpartial.training.local_trainer import LocalTrainer, RoundResult, StartFrom
 from fedpartial.training.plan import Plan
 from fedpartial.training.precision import select_precision
@@ -109,9 +110,19 @@ class SiteSession:
                 state_dir=self._state_dir,
                 num_workers=self.site.num_workers,
                 start_from=self._start_from,
+                exchange=self.plan.exchange,
+                head_classes=self.head_classes,
                 on_step=self._on_step,
             )
         return self._trainer
+
+    @property
+    def head_classes(self) -> tuple[str, ...] | None:
+        """The classes of the site's private heads: those it annotates. None where the run has a joint head."""
+        if not self.plan.private_heads:
+            return None
+        annotated = {name for table in self._tables.values() for name in table.labelled}
+        return tuple(name for name in self.preset.label_space.classes if name in annotated)
 
     def train(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
         """One round of local steps (LocalTrainer.run_round)."""
@@ -120,6 +131,16 @@ class SiteSession:
     def starting_weights(self, weights: Mapping[str, Tensor], round_number: int) -> Mapping[str, Tensor]:
         """What the site trains from in this round (LocalTrainer.starting_weights)."""
         return self.trainer.starting_weights(weights, round_number)
+
+    def fine_tune(self, weights: Mapping[str, Tensor], stop: Callable[[], bool]) -> dict[str, float]:
+        """Train the private heads on the frozen global trunk (fine_tuning.fine_tune)."""
+        from fedpartial.training.fine_tuning import fine_tune
+
+        def score(state: Mapping[str, Tensor]) -> float | None:
+            means = mean_dice(self.validation_scores(state, stop)).values()
+            return sum(means) / len(means) if means else None
+
+        return fine_tune(self.trainer, weights, self.plan.finetune_steps, score, stop)
 
     def validation_scores(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
@@ -176,9 +197,16 @@ class SiteSession:
         return load_image(case.image_path).array
 
     def _loaded(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The evaluation network with these weights; the trainer's own network is left alone."""
+        """The evaluation network with these weights; the trainer's own network is left alone.
+
+        The names say which network it is: this site's, or an assembled one with the heads of many.
+        """
+        if is_assembled(weights):
+            return self._ready(build_assembled(self.preset, weights))
         if self._network is None:
-            network = build_network(self.preset, seed=0)
-            self._network = network.to(self.precision.device, memory_format=torch.channels_last_3d).eval()
+            self._network = self._ready(build_network(self.preset, seed=0, head_classes=self.head_classes))
         load_canonical(self._network, weights)
         return self._network
+
+    def _ready(self, network: nn.Module) -> nn.Module:
+        return network.to(self.precision.device, memory_format=torch.channels_last_3d).eval()
