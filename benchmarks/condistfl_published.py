@@ -10,11 +10,11 @@ distances within a column, not the columns.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Iterator
 
-from fedpartial.evaluation.formats import UNDEFINED, mean_sd, number
+from published_table import markdown, ours, read_comparison
+
+from fedpartial.evaluation.formats import number
 
 PUBLISHED = {
     "standalone": ("Standalone", 0.8102, 0.7417),
@@ -37,24 +37,13 @@ HEAD = (
 )
 
 
-def ours(comparison: dict, which: str, job: str) -> str:
-    """Mean over classes ± sd over seeds."""
-    found = comparison["scores"][which]["dice"].get(job)
-    return UNDEFINED if found is None else mean_sd(found["macro"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", type=Path, help="output folder of fedpartial compare")
-    comparison = json.loads((parser.parse_args().comparison / "comparison.json").read_text(encoding="utf-8"))
-    print(f"| {' | '.join(HEAD)} |")
-    print(f"|{'---|' * len(HEAD)}")
+def rows(comparison: dict) -> Iterator[tuple[str, ...]]:
+    """One row for each job of the comparison that the paper has, or that belongs beside it."""
     for job, (name, sites, amos) in PUBLISHED.items():
         if job in comparison["methods"]:
             cells = (name, number(sites, 4), ours(comparison, "sites", job), number(amos, 4))
-            cells += (ours(comparison, "external_organs", job), ours(comparison, "external", job))
-            print(f"| {' | '.join(cells)} |")
+            yield (*cells, ours(comparison, "external_organs", job), ours(comparison, "external", job))
 
 
 if __name__ == "__main__":
-    main()
+    print(markdown(HEAD, rows(read_comparison(__doc__))))
