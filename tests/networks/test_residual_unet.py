@@ -13,7 +13,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.residual_unet import ABSENT
-from fedpartial.presets import PHANTOM, UNetConfig
+from fedpartial.presets import PHANTOM, PRESETS, UNetConfig
 from segviz_sites import SMALL, image
 
 PAPER_CONFIG = UNetConfig(
@@ -157,3 +157,20 @@ def test_heads_that_are_no_classes_are_refused(classes):
 def test_a_dynunet_has_no_private_heads():
     with pytest.raises(ConfigError, match="private heads"):
         build_network(TINY, seed=0, head_classes=["liver"])
+
+
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS.values() if isinstance(p.network, UNetConfig)], ids=lambda p: p.name
+)
+def test_the_presets_of_the_house_fit_their_patch(preset):
+    """On the meta device: shapes without memory."""
+    classes = preset.label_space.classes
+    with torch.device("meta"):
+        network = build_network(preset, seed=0, head_classes=classes)
+        patch = torch.empty(1, 1, *preset.patch)
+    assert tuple(network.train()(patch).shape) == (1, len(classes), 2, *preset.patch)
+    assert tuple(network.eval()(patch).shape) == (1, len(classes) + 1, *preset.patch)
+
+
+def test_there_are_presets_with_private_heads():
+    assert {name for name, p in PRESETS.items() if isinstance(p.network, UNetConfig)} >= {"segviz", "phantom_segviz"}
