@@ -165,6 +165,14 @@ def test_a_model_with_the_shared_part_only_is_refused(small, tmp_path):
         Predictor(tmp_path / "m.safetensors", device="cpu")
 
 
+def test_a_sites_own_model_with_its_heads_is_a_model_of_one_site(small, image, tmp_path):
+    save_model(tmp_path / "local.safetensors", random_state(["spleen", "kidney"], seed=1), model_info(small, 1))
+    (label,) = predicted(tmp_path / "local.safetensors", image, tmp_path / "ct.nii.gz")
+    spleen, kidney = predicted(tmp_path / "local.safetensors", image, tmp_path / "ct.nii.gz", rule="per-head")
+    assert set(np.unique(label)) == {0, 2, 4}
+    np.testing.assert_array_equal(label > 0, (spleen | kidney) > 0)
+
+
 def test_an_incomplete_assembled_model_names_site_and_tensor(assembled, tmp_path):
     weights, info = load_model(assembled)
     del weights["south/heads.kidney.0.conv.bias"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import nn
 from fedpartial.data.integrity import load_checked, raise_for_faults
 from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
 from fedpartial.errors import ConfigError
-from fedpartial.networks.assembled import AssembledNetwork, build_assembled, is_assembled
+from fedpartial.networks.assembled import AssembledNetwork, assemble, build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import StateMismatch, load_canonical
 from fedpartial.networks.fusion import Fusion
+from fedpartial.networks.split import is_head
 from fedpartial.presets import Preset
 from fedpartial.training.evaluator import predict_logits
 from fedpartial.training.model_file import load_model
@@ -78,18 +80,25 @@ def load_network(model_path: Path) -> tuple[nn.Module, Preset]:
     weights, info = load_model(model_path)
     plan = Plan.from_stored(info.plan)
     try:
+        if plan.private_heads and not is_assembled(weights):
+            weights = _site_alone(model_path, weights)
         if is_assembled(weights):
             return build_assembled(plan.config, weights), plan.config
-        if plan.private_heads:
-            expected = "the model that a finished run has assembled"
-            remedy = "The heads are collected when a run ends: take its global_model.safetensors."
-            raise _wrong(model_path, "tensors", "the shared part without any head", expected, remedy)
         network = build_network(plan.config, seed=0)
         load_canonical(network, {name: torch.from_numpy(value) for name, value in weights.items()})
     except StateMismatch as error:
         expected = f"the tensors of preset {plan.preset}"
         raise _wrong(model_path, "tensors", str(error), expected, "Give a model as a job has written it.") from error
     return network, plan.config
+
+
+def _site_alone(model_path: Path, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A site's own network with private heads as an assembled model of one site."""
+    if not any(is_head(name) for name in weights):
+        expected = "the model that a finished run has assembled"
+        remedy = "The heads are collected when a run ends: take its global_model.safetensors."
+        raise _wrong(model_path, "tensors", "the shared part without any head", expected, remedy)
+    return assemble({}, {"site": weights}, {"site": 1})
 
 
 def class_path(out: Path, name: str) -> Path:
