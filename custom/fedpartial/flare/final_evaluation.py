@@ -7,7 +7,8 @@ and answers hold the scores of every case.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from nvflare.apis.controller_spec import ClientTask
@@ -21,12 +22,13 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
-from fedpartial.flare.learner import MODELS, VALIDATED
+from fedpartial.flare.learner import FUSION, MODELS, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import payload_bytes
+from fedpartial.networks.fusion import read_fusion
 from fedpartial.server.external_set import KEPT_PREDICTIONS
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
@@ -55,6 +57,7 @@ class FinalEvaluation(SiteTasks):
         cross_site: also score every site's last local model at all sites.
         timeout: seconds a site may take for one portion of models; 0 waits.
         keep_predictions: label maps of the external set to keep in the job's folder, by number; 0 for none.
+        fusion: how private heads become one label map, for example {"rule": "priority", "priority": ["spleen"]}.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class FinalEvaluation(SiteTasks):
         cross_site: bool = True,
         timeout: int = 0,
         keep_predictions: int = KEPT_PREDICTIONS,
+        fusion: Mapping | None = None,
         plan_id: str = "plan",
         persistor_id: str = "persistor",
         recorder_id: str = "recorder",
     ):
         super().__init__(timeout, plan_id, persistor_id, recorder_id)
         self.cross_site, self.keep_predictions = cross_site, keep_predictions
+        self.fusion = read_fusion(fusion or {})
         self._local_models: dict[str, dict] = {}
         self.scored: set[str] = set()
 
@@ -90,7 +95,12 @@ class FinalEvaluation(SiteTasks):
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="final evaluation")
-        self.report = FinalReport(plan=self.plan.plan, history=self.recorder.history, config_dir=_config_dir(fl_ctx))
+        self.report = FinalReport(
+            plan=self.plan.plan,
+            history=self.recorder.history,
+            config_dir=_config_dir(fl_ctx),
+            fusion=self.fusion,
+        )
         root = Path(job_root(fl_ctx))
         standalone = self.persistor.standalone(fl_ctx) and not self.plan.plan.private_heads
         models = {} if standalone else self._global_models(root)
@@ -118,7 +128,7 @@ class FinalEvaluation(SiteTasks):
 
     def _evaluate(self, models: dict[str, dict], validated: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()
-        data[MODELS], data[VALIDATED] = models, validated
+        data[MODELS], data[VALIDATED], data[FUSION] = models, validated, asdict(self.fusion)
         self.ask(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:

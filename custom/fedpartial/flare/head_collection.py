@@ -1,4 +1,4 @@
-"""Between rounds and final evaluation: tune the private heads, fetch them once, assemble one model (METHODS 2.3-2.4)."""
+"""Between rounds and final evaluation: tune the heads, fetch them once, assemble one model (METHODS 2.3-2.4)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class HeadCollection(SiteTasks):
         root = Path(job_root(fl_ctx))
         self.alone = self.persistor.standalone(fl_ctx)
         shared = {} if self.alone else read_own(load_model, root / TRUNK_MODEL)[0]
+        self._num_shared = len(shared)
         if self.plan.plan.finetune_steps:
             task = DXO(data_kind=DataKind.WEIGHTS, data=shared).to_shareable()
             self._phase("fine-tuning", FINE_TUNE, task, self._tuned, abort_signal, fl_ctx)
@@ -76,17 +77,24 @@ class HeadCollection(SiteTasks):
             return
         try:
             dxo = from_shareable(result)
-            classes = self.plan.plan.config.label_space.classes
-            check_update_metrics(site, dxo.get_meta_prop(METRICS), classes)
+            metrics = dxo.get_meta_prop(METRICS)
+            check_update_metrics(site, metrics, self.plan.plan.config.label_space.classes)
         except ValueError as refusal:  # MetricsRefused, or from FLARE: an answer without content
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             return
-        if dxo.data:
-            name = next(iter(dxo.data))
-            self.system_panic(f"a private part moved: {site} sent {name!r} with the answer to fine-tuning", fl_ctx)
+        if fault := self._exchange_fault(site, dxo.data, metrics):
+            self.system_panic(fault, fl_ctx)
             return
-        self.log_info(fl_ctx, f"{site}: fine-tuned, loss {dxo.get_meta_prop(METRICS)['loss']:.3f}")
-        self.recorder.progress.write("tuned", site=site)
+        self.log_info(fl_ctx, f"{site}: fine-tuned, loss {metrics['loss']:.3f}")
+        self.recorder.progress.write("tuned", site=site, loss=metrics["loss"])
+
+    def _exchange_fault(self, site: str, data: dict, metrics: dict) -> str | None:
+        """Tensors go down and none comes up."""
+        if data:
+            return f"a private part moved: {site} sent {next(iter(data))!r} with its answer to fine-tuning"
+        if metrics["tensors_taken"] != self._num_shared:
+            return f"{site} tuned its heads on another trunk: {metrics['tensors_taken']} of {self._num_shared} tensors"
+        return None
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         site, result = client_task.client.name, client_task.result

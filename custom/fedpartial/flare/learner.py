@@ -26,6 +26,7 @@ from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
 from fedpartial.methods.base import Method, check_choice
 from fedpartial.networks.canonical import StateMismatch
+from fedpartial.networks.fusion import read_fusion
 from fedpartial.sites import read_site
 from fedpartial.training.checkpoint import adopt_states, read_tensors, write_tensors
 from fedpartial.training.evaluator import mean_dice
@@ -39,6 +40,8 @@ LOCAL_MODEL = "local_model.safetensors"
 MODELS = "fedpartial_models"
 VALIDATED = "fedpartial_validated"
 """Names of the models in a task whose validation Dice is asked for; a site never validates another's local model."""
+FUSION = "fedpartial_fusion"
+"""How private heads become one label map."""
 EXPECTED_ERRORS = (ConfigError, DataFaults, NoSpaceLeft, StateMismatch, TrainingDiverged)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -184,7 +187,7 @@ class SiteLearner(Learner):
         if "dice_before" in metrics:
             before, after = metrics.pop("dice_before"), metrics.pop("dice_after")
             self.log_info(fl_ctx, f"{self.site}: fine-tuned heads: validation Dice {before:.3f} -> {after:.3f}")
-        numbers = {**metrics, **self._costs(task), **self._facts(session)}
+        numbers = {**metrics, **validation_numbers({}), **self._costs(task), **self._facts(session)}
         return update_message({}, session.plan.finetune_steps, numbers)
 
     def _collect(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
@@ -212,7 +215,7 @@ class SiteLearner(Learner):
         """Validation Dice of every model in the task and full scores on the site's test cases."""
         from fedpartial.evaluation.overlays import case_mean
 
-        session = self._open(task, fl_ctx)
+        session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
         result: dict[str, dict] = {name: {} for name in (*VALIDATION.values(), "testing")}
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
@@ -220,7 +223,7 @@ class SiteLearner(Learner):
                 numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
                 for field, by_model in VALIDATION.items():
                     result[by_model][name] = numbers[field]
-            scores = session.score(weights, lambda: abort_signal.triggered)
+            scores = session.score(weights, lambda: abort_signal.triggered, fusion)
             _stop_if(abort_signal)
             result["testing"][name] = [s.to_dict() for s in scores]
             means = [m for m in map(case_mean, scores) if m is not None]

@@ -7,7 +7,7 @@ that masks may overlap; the papers' tables are scored this way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpartial.data.preprocess import highest
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, check_keys
 from fedpartial.labels import LabelSpace
 from fedpartial.networks.assembled import AssembledNetwork
 
@@ -65,6 +65,21 @@ class Fusion:
             return highest
         order = [*self.priority, *(name for name in space.classes if name not in self.priority)]
         return by_priority([space.index(name) for name in order])
+
+
+def read_fusion(given: Mapping) -> Fusion:
+    """The fusion of a job's JSON or of a task; ConfigError for anything but a rule that makes one label map."""
+    check_keys(given, list(Fusion.__dataclass_fields__), (), where="fusion")
+    order = given.get("priority", ())
+    if not isinstance(order, list | tuple) or not all(isinstance(name, str) for name in order):
+        raise _wrong("priority", order, "a list of class names", 'For example ["spleen", "liver"].')
+    fusion = Fusion(**{**given, "priority": tuple(order)})
+    if fusion.rule == "per-head":
+        raise _wrong("rule", fusion.rule, "a rule that makes one label map", "Reports score the heads' masks anyway.")
+    return fusion
+
+
+LOG_ODDS, PER_HEAD = Fusion(), Fusion(rule="per-head")
 
 
 def masks_of_heads(scores: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from fedpartial.data.stored_case import StoredCase
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.overlays import case_mean, overlay_picture, pick_cases
 from fedpartial.evaluation.record import EXTERNAL, Overlay
+from fedpartial.networks.assembled import is_assembled
+from fedpartial.networks.fusion import LOG_ODDS, PER_HEAD, Fusion
 from fedpartial.sites import SiteConfig, phantom_site, read_site, site_file
 from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession
@@ -41,17 +43,22 @@ def prediction_file(folder: Path, number: int, model: str = "") -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalScores:
-    """Scores by case; ``organs`` count lesions as their organ, [] where the label space has no lesions."""
+    """Scores by case; ``organs`` count lesions as their organ, [] where the label space has no lesions.
+
+    ``heads`` score each class from the mask of its own head, before fusion; [] for a model without heads.
+    """
 
     cases: list[CaseScores]
     organs: list[CaseScores]
+    heads: list[CaseScores]
     overlays: list[Overlay]
 
 
 class ExternalSet:
     """Predicts and scores every case of the external set."""
 
-    def __init__(self, site: SiteConfig, plan: Plan):
+    def __init__(self, site: SiteConfig, plan: Plan, fusion: Fusion = LOG_ODDS):
+        self.fusion = fusion
         self.session = SiteSession(site=site, plan=plan, method=None, state_dir=Path())
         self.space = self.session.preset.label_space
 
@@ -68,7 +75,7 @@ class ExternalSet:
 
         A label map of several models holds each one's own classes; where two claim a voxel, the later name has it.
         """
-        scores, organs, predictions = [], [], []
+        scores, organs, heads, predictions = [], [], [], []
         for number, case in enumerate(self.session.scored_cases, start=1):
             if stop():
                 break
@@ -77,13 +84,28 @@ class ExternalSet:
             scores.append(self._score(case, by_model, owners, organs=False))
             if self.space.lesions:
                 organs.append(self._score(case, by_model, owners, organs=True))
+            heads += [self._score_heads(case, w, owners) for w in models.values() if is_assembled(w)]
             if number <= keep:
                 self._keep(folder, number, case, predictions[-1], by_model)
         overlays = [self._overlay(which, i, scores[i], predictions[i]) for which, i in pick_cases(scores).items()]
-        return ExternalScores(cases=scores, organs=organs, overlays=overlays)
+        return ExternalScores(cases=scores, organs=organs, heads=heads, overlays=overlays)
 
-    def _predict(self, weights: Mapping[str, np.ndarray], case: StoredCase) -> np.ndarray:
-        return self.session.predict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()}, case)
+    def _predict(self, weights: Mapping[str, np.ndarray], case: StoredCase, fusion: Fusion | None = None) -> np.ndarray:
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
+        return self.session.predict(tensors, case, fusion or self.fusion)
+
+    def _score_heads(
+        self, case: StoredCase, weights: Mapping[str, np.ndarray], owners: Mapping[str, str]
+    ) -> CaseScores:
+        """Each class from the mask of its own head; the masks may overlap."""
+        masks = self._predict(weights, case, PER_HEAD)
+        parts = []
+        for name in self.space.names(case.labelled):
+            if name in owners:
+                channel = self.space.index(name)
+                alone = np.where(masks[channel] > 0, channel, 0).astype(np.uint8)
+                parts.append(self.session.score_prediction(case, alone, classes=[name]))
+        return _joined(parts, self.space.classes)
 
     def _score(
         self, case: StoredCase, by_model: Mapping[str, np.ndarray], owners: Mapping[str, str], *, organs: bool

@@ -11,12 +11,13 @@ import numpy as np
 
 from fedpartial.evaluation.exchange import exchange_facts
 from fedpartial.evaluation.metrics import CaseScores
-from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_ORGANS
+from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_ORGANS
 from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.networks.assembled import private_parts
+from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.networks.split import is_shared
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
@@ -29,8 +30,8 @@ from fedpartial.training.reported import LOCAL
 class FinalReport:
     """Collects the sites' scores of the final models and turns them into a report."""
 
-    def __init__(self, *, plan: Plan, history: RunHistory, config_dir: Path):
-        self.plan, self.history, self.config_dir = plan, history, config_dir
+    def __init__(self, *, plan: Plan, history: RunHistory, config_dir: Path, fusion: Fusion = LOG_ODDS):
+        self.plan, self.history, self.config_dir, self.fusion = plan, history, config_dir, fusion
         self.failures: dict[str, str] = {}
         self.validation: dict[str, dict[str, dict[str, float]]] = {}
         self.testing: dict[str, dict[str, dict[str, dict]]] = {}
@@ -94,9 +95,10 @@ class FinalReport:
         started = time.monotonic()
         phantom = any(facts["source"] == "phantom" for facts in self.history.facts.values())
         site = external_site(self.config_dir, phantom=phantom)
-        external = ExternalScores(cases=[], organs=[], overlays=[])
+        external = ExternalScores(cases=[], organs=[], heads=[], overlays=[])
         if site is not None:
-            external = ExternalSet(site, self.plan).score(models, self._owners(models), folder, stop, keep=keep)
+            external_set = ExternalSet(site, self.plan, self.fusion)
+            external = external_set.score(models, self._owners(models), folder, stop, keep=keep)
         self._phases["external set"] = time.monotonic() - started
         record = self._record(models, external)
         paths = write_report(record, folder, space=self.plan.config.label_space)
@@ -141,6 +143,7 @@ class FinalReport:
             sites=dict(sorted(self._own_scores().items())),
             external=summarise(external.cases, space),
             external_organs=summarise(external.organs or external.cases, space.merged),
+            external_heads=summarise(external.heads, space),
             rounds=self.history.report_rounds(),
             exchange=self._exchange(next(iter(models.values()), {})),
             phases=self._all_phases(),
@@ -160,7 +163,8 @@ class FinalReport:
     def _external_cases(self, external: ExternalScores) -> dict[str, list[CaseScores]]:
         if not external.cases:
             return {}
-        return {EXTERNAL: external.cases, EXTERNAL_ORGANS: external.organs or external.cases}
+        heads = {EXTERNAL_HEADS: external.heads} if external.heads else {}
+        return {EXTERNAL: external.cases, EXTERNAL_ORGANS: external.organs or external.cases, **heads}
 
     def _exchange(self, weights: Mapping[str, np.ndarray]) -> dict:
         """What travelled in the rounds; of an assembled model what is shared, beside what every site kept."""
@@ -199,6 +203,8 @@ class FinalReport:
             notes.append(
                 "There is no global model: each class is scored with the local model of a site that labels it."
             )
+        if self.plan.private_heads and self.fusion != LOG_ODDS:
+            notes.append(f"The heads are fused by the rule {self.fusion.rule!r}.")
         if not external:
             notes.append("No external set: write local/sites/external.json at the server to score one.")
         return notes

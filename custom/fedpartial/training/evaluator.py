@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedpartial.data.preprocess import restore_logits
 from fedpartial.data.stored_case import StoredCase
+from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.presets import Preset
 from fedpartial.training.precision import Precision
 
@@ -73,7 +74,10 @@ def case_dice(prediction: np.ndarray, label: np.ndarray, labelled: np.ndarray, p
     return result
 
 
-def predict_on_original_grid(network: nn.Module, case: StoredCase, preset: Preset, precision: Precision) -> np.ndarray:
-    """Channels (uint8) on the grid of the case's image file."""
-    logits = predict_logits(network, case.image, preset, precision)
-    return restore_logits(logits, case.affine, case.original_shape, case.original_affine)
+def predict_on_original_grid(
+    network: nn.Module, case: StoredCase, preset: Preset, precision: Precision, fusion: Fusion = LOG_ODDS
+) -> np.ndarray:
+    """Channels (uint8, H W D) on the grid of the case's image file, or with "per-head" one mask each (C H W D)."""
+    scores = predict_logits(fusion.network(network), case.image, preset, precision)
+    decide = fusion.decide(preset.label_space)
+    return restore_logits(scores, case.affine, case.original_shape, case.original_affine, decide=decide)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.split import is_head
-from fedpartial.training.local_trainer import LocalTrainer
+from fedpartial.training.local_trainer import FRESH, LocalTrainer
 from fedpartial.training.optimizer import Optimizer, build_optimizer
 from fedpartial.training.schedule import cosine
 
@@ -39,7 +39,7 @@ def fine_tune(
     Raises what LocalTrainer.run_round raises.
     """
     started, number = time.monotonic(), trainer.schedule.num_rounds
-    trainer.load(weights, number)
+    taken = trainer.load(weights, number)
     best = trainer.local_weights()
     first_dice = best_dice = score(best)
     sums: dict[str, float] = {}
@@ -57,7 +57,8 @@ def fine_tune(
     trainer.save(number, heads, scaler)
     dice = {} if best_dice is None else {"dice_before": first_dice or 0.0, "dice_after": best_dice}
     means = {name: value / steps for name, value in sums.items()}
-    return {**means, **dice, "seconds": time.monotonic() - started}
+    facts = {"seconds": time.monotonic() - started, "optimizer_round": FRESH, "tensors_taken": taken}
+    return {**means, **dice, **facts}
 
 
 def _optimizer(trainer: LocalTrainer) -> Optimizer:

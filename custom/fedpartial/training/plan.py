@@ -48,9 +48,7 @@ class Plan:
         if self.exchange not in get_args(Exchange):
             raise _wrong("exchange", self.exchange, f"one of {', '.join(get_args(Exchange))}")
         if self.finetune_steps and not self.private_heads:
-            raise _wrong(
-                "finetune_steps", self.finetune_steps, "0 where everything is exchanged: no site has a head"
-            )
+            raise _wrong("finetune_steps", self.finetune_steps, "0 where everything is exchanged: no site has a head")
 
     @property
     def private_heads(self) -> bool:

@@ -24,6 +24,7 @@ from fedpartial.methods.base import Method
 from fedpartial.networks.assembled import build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
+from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
 from fedpartial.training.evaluator import mean_dice, predict_on_original_grid, quick_scores
@@ -148,25 +149,27 @@ class SiteSession:
         """Quick Dice of every validation case that counts, per labelled class."""
         return quick_scores(self._loaded(weights), self.split("validation"), self.preset, self.precision, stop)
 
-    def score(self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False) -> list[CaseScores]:
+    def score(
+        self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False, fusion: Fusion = LOG_ODDS
+    ) -> list[CaseScores]:
         """Full scores of a model on the test cases, on their original grid.
 
-        A site without test cases is scored on its validation cases.
+        A site without test cases is scored on its validation cases. ``fusion`` is for a model of private heads.
         """
         network = self._loaded(weights)
         scores = []
         for case in self.scored_cases:
             if stop():
                 break
-            scores.append(self.score_prediction(case, self._predict(network, case)))
+            scores.append(self.score_prediction(case, self._predict(network, case, fusion)))
         return scores
 
-    def predict(self, weights: Mapping[str, Tensor], case: StoredCase) -> np.ndarray:
-        """Channels (uint8) of one case on the grid of its image file."""
-        return self._predict(self._loaded(weights), case)
+    def predict(self, weights: Mapping[str, Tensor], case: StoredCase, fusion: Fusion = LOG_ODDS) -> np.ndarray:
+        """Channels (uint8) of one case on the grid of its image file; with "per-head" masks (C H W D)."""
+        return self._predict(self._loaded(weights), case, fusion)
 
-    def _predict(self, network: nn.Module, case: StoredCase) -> np.ndarray:
-        return predict_on_original_grid(network, case, self.preset, self.precision)
+    def _predict(self, network: nn.Module, case: StoredCase, fusion: Fusion) -> np.ndarray:
+        return predict_on_original_grid(network, case, self.preset, self.precision, fusion)
 
     def score_prediction(
         self, case: StoredCase, prediction: np.ndarray, *, organs: bool = False, classes: Collection[str] | None = None
