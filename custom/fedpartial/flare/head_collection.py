@@ -85,6 +85,7 @@ class HeadCollection(SiteTasks):
         if fault := self._exchange_fault(site, dxo.data, metrics):
             self.system_panic(fault, fl_ctx)
             return
+        self.recorder.history.add_bytes("fine_tuning_bytes_down", metrics["bytes_down"])
         self.log_info(fl_ctx, f"{site}: fine-tuned, loss {metrics['loss']:.3f}")
         self.recorder.progress.write("tuned", site=site, loss=metrics["loss"])
 
@@ -107,6 +108,7 @@ class HeadCollection(SiteTasks):
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             return
         self._private[site] = part
+        self.recorder.history.add_bytes("heads_bytes_up", payload_bytes(part))
         self.recorder.progress.write("heads", site=site, bytes_up=payload_bytes(part))
 
     def _answered(self, site: str, result: Shareable, fl_ctx: FLContext) -> bool:

@@ -42,7 +42,7 @@ class Round:
 class RunHistory:
     """Collects rounds and remembers the best model so far.
 
-    phases: seconds of what comes between rounds and final evaluation.
+    Of what comes between rounds and final evaluation: phases in seconds, and bytes by name.
     """
 
     def __init__(self, num_rounds: int):
@@ -54,6 +54,7 @@ class RunHistory:
         self.first_facts: dict[str, dict] = {}
         self.exchange: list[dict] = []  # finished rounds of an ExchangeLog
         self.phases: dict[str, float] = {}
+        self.bytes_after: dict[str, int] = {}
         self._started = time.monotonic()
         self._updates_before = 0
 
@@ -103,6 +104,10 @@ class RunHistory:
             return False
         self.best_dice, self.best_round = dice, round_number
         return True
+
+    def add_bytes(self, name: str, count: int) -> None:
+        """Bytes that moved after the rounds."""
+        self.bytes_after[name] = self.bytes_after.get(name, 0) + count
 
     def finish_round(self) -> float:
         current = self.rounds[-1]
