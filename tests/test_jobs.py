@@ -29,7 +29,7 @@ NAME = {"meta.json#/name", f"{SERVER}#/components/plan/args/job"}
 GENERATOR = {f"{SERVER}#/components/shareable_generator/{part}" for part in ("path", "args")}
 METHOD = f"{CLIENT}#/components/learner/args/method"
 OTHER_METHOD = {f"{METHOD}/path", f"{METHOD}/args"}
-PRESET = f"{SERVER}#/preset"
+PRESET, EXCHANGE = f"{SERVER}#/preset", f"{SERVER}#/exchange"
 HEADS = {
     PRESET,
     *OTHER_METHOD,
@@ -120,6 +120,24 @@ def test_fedopt_has_the_server_of_condistfl_and_the_sites_of_fedavg():
         *NAME,
         f"{SERVER}#/components/plan/args/merge_lesions",
     }
+
+
+@pytest.mark.parametrize(
+    ("job", "reference"), [("segviz_conventional", "fedavg_plain"), ("segviz_central", "central_plain")]
+)
+def test_the_baselines_of_segviz_are_those_of_condistfl_with_another_network(job, reference):
+    """Same code and arguments, so the same run where `fedpartial run fedavg_plain --preset phantom_segviz` is typed."""
+    assert differences_of(JOBS_DIR / job, JOBS_DIR / reference) == {*NAME, PRESET}
+
+
+@pytest.mark.parametrize("kind", ["fedavg", "fedbn"])
+def test_the_jobs_of_segviz_differ_in_what_is_exchanged_and_in_the_phase_alone(kind):
+    plain, tuned = JOBS_DIR / f"segviz_{kind}", JOBS_DIR / f"segviz_{kind}_ft"
+    assert differences_of(plain, JOBS_DIR / "segviz_fedavg") == (set() if kind == "fedavg" else {*NAME, EXCHANGE})
+    assert differences_of(tuned, plain) == {*NAME, *TUNED}
+    exchange = {"fedavg": "trunk", "fedbn": "trunk_without_norms"}[kind]
+    assert {read(job / SERVER)["exchange"] for job in (plain, tuned)} == {exchange}
+    assert read(JOBS_DIR / "segviz_fedbn_ft" / SERVER)["finetune_steps"] == read(tuned / SERVER)["finetune_steps"]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
@@ -247,6 +265,46 @@ def every_site(meta: dict) -> None:
 
 
 SPOILERS_OF_OTHERS = {
+    "heads that nobody collects": (
+        "segviz_fedavg",
+        change(SERVER, lambda c: c["workflows"].pop(1)),
+        "#/workflows: HeadCollection missing",
+    ),
+    "heads that are collected before they are trained": (
+        "segviz_fedavg",
+        change(SERVER, lambda c: c["workflows"].reverse()),
+        "#/workflows: ['FinalEvaluation', 'HeadCollection', 'FederatedRounds']",
+    ),
+    "everything exchanged and heads collected": (
+        "segviz_fedbn",
+        change(SERVER, lambda c: c.update(exchange="all")),
+        "HeadCollection without private heads",
+    ),
+    "a method of a joint head": (
+        "segviz_fedbn",
+        change(
+            CLIENT, lambda c: learner_args(c).update(method={"path": "fedpartial.methods.fedavg.FedAvg", "args": {}})
+        ),
+        "SegViz missing",
+    ),
+    "sites that cannot tune": (
+        "segviz_fedavg_ft",
+        change(CLIENT, lambda c: c["executors"][0]["tasks"].remove("fine_tune")),
+        "fine_tune, collect missing",
+    ),
+    "whole local models of private heads": (
+        "segviz_standalone",
+        change(
+            SERVER,
+            lambda c: component({"components": c["workflows"]}, "final_evaluation")["args"].update(cross_site=True),
+        ),
+        "cross_site: false missing",
+    ),
+    "the preset of another network": (
+        "segviz_conventional",
+        change(SERVER, lambda c: c.update(preset="phantom")),
+        "#/preset: 'phantom'",
+    ),
     "sites take a model that nobody makes": (
         "standalone",
         change(CLIENT, lambda c: learner_args(c).pop("start_from")),
