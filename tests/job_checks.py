@@ -240,7 +240,7 @@ def plan_faults(job: Path, server: dict) -> list[str]:
     if server.get("preset") != expected:
         return [*found, f"{SERVER}#/preset: {server.get('preset')!r}"]
     preset = get_preset(expected)
-    for name in ("num_rounds", "local_steps"):
+    for name in ("num_rounds", "local_steps", *(("finetune_steps",) if "finetune_steps" in server else ())):
         if server.get(name) != getattr(preset, name):
             found.append(f"{SERVER}#/{name}: {server.get(name)}; the preset is sized for {getattr(preset, name)}")
         if plan.get(name) != f"{{{name}}}":

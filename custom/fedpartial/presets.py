@@ -81,9 +81,9 @@ class Preset:
     spacing_mm is along the R, A, S axes of the canonical grid; patch is in voxels of that grid (H W D);
     intensities are clipped to window_hu, then (x - normalise_subtract) / normalise_divide. overlap and
     inference_batch belong to the sliding window: PyTorch convolves a single small patch on a CPU thread
-    five times slower than a pair. num_rounds and local_steps are what the preset was sized for; a job states
-    its own. cpu_threads fixes torch's threads on CPU sites, so that sums do not depend on how many sites
-    share the machine; None leaves torch's choice.
+    five times slower than a pair. num_rounds, local_steps and finetune_steps (of a job with that phase) are what the
+    preset was sized for; a job states its own. cpu_threads fixes torch's threads on CPU sites, so that sums do not
+    depend on how many sites share the machine; None leaves torch's choice.
     """
 
     name: str
@@ -104,6 +104,7 @@ class Preset:
     num_rounds: int
     local_steps: int
     cpu_threads: int | None
+    finetune_steps: int = 0
 
     @property
     def air(self) -> float:
@@ -197,6 +198,7 @@ SEGVIZ_PAPER = Preset(
     num_rounds=50,
     # Ten epochs of two volumes a step at the median site: 32, 106, 168 and 225 training cases, so 10 * 137 / 2.
     local_steps=685,
+    finetune_steps=10_275,  # 150 epochs
     cpu_threads=None,
 )
 """SegViz (METHODS 2.1 to 2.5), with these choices of our own:
@@ -217,6 +219,7 @@ PHANTOM_SEGVIZ = replace(
     optimizer=replace(SEGVIZ_PAPER.optimizer, lr=3e-3),
     num_rounds=8,
     local_steps=45,
+    finetune_steps=90,
     cpu_threads=1,
 )
 """SegViz on a laptop: half as many channels, coarse voxels, and a learning rate for 360 steps."""

@@ -94,6 +94,17 @@ def test_a_preset_brings_the_length_it_was_sized_for(name):
     }
 
 
+def test_a_preset_brings_its_fine_tuning_where_the_job_has_it():
+    values = values_to_change(**{**NOTHING, "preset": "segviz"})
+    tuned = with_overrides(read_job(find_job("segviz_fedbn_ft")), values, None)
+    assert tuned.server["finetune_steps"] == PRESETS["segviz"].finetune_steps > 0
+    assert "finetune_steps" not in with_overrides(read_job(find_job("segviz_fedbn")), values, None).server
+    short = values_to_change(**{**NOTHING, "preset": "segviz"}, finetune_steps=3)
+    assert with_overrides(read_job(find_job("segviz_fedbn_ft")), short, None).server["finetune_steps"] == 3
+    with pytest.raises(ConfigError, match="finetune_steps"):
+        with_overrides(read_job(find_job("segviz_fedbn")), short, None)
+
+
 def test_no_option_changes_no_value():
     assert values_to_change(**NOTHING) == {}
 

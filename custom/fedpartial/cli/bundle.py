@@ -41,6 +41,7 @@ class Options:
     preset: str | None = None
     rounds: int | None = None
     local_steps: int | None = None
+    finetune_steps: int | None = None
     seed: int | None = None
     sites: tuple[str, ...] | None = None
     min_sites: int | None = None
@@ -86,7 +87,11 @@ def _out_folder(options: Options, job: Job) -> Path:
 
 def _changed(job: Job, options: Options) -> Job:
     values = values_to_change(
-        preset=options.preset, rounds=options.rounds, local_steps=options.local_steps, seed=options.seed
+        preset=options.preset,
+        rounds=options.rounds,
+        local_steps=options.local_steps,
+        seed=options.seed,
+        finetune_steps=options.finetune_steps,
     )
     job = with_overrides(job, values, options.sites)
     return job if options.min_sites is None else with_min_sites(job, options.min_sites)

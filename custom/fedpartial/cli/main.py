@@ -100,6 +100,7 @@ def run(
     job: Annotated[str, typer.Argument(metavar="JOB", help="A job folder, or the name of one under jobs/.")],
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
+    finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
     preset: Annotated[
@@ -135,6 +136,7 @@ def run(
         job=job,
         rounds=rounds,
         local_steps=local_steps,
+        finetune_steps=finetune_steps,
         sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
         seed=seed,
         preset=preset,
@@ -221,6 +223,7 @@ def bundle(
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
+    finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     min_sites: Annotated[
@@ -243,6 +246,7 @@ def bundle(
         preset=preset,
         rounds=rounds,
         local_steps=local_steps,
+        finetune_steps=finetune_steps,
         seed=seed,
         sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
         min_sites=min_sites,

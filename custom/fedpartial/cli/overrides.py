@@ -15,15 +15,27 @@ from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.presets import PRESETS, get_preset
 
+FINETUNE_STEPS = "finetune_steps"
 RESERVED_NAMES = (SERVER, *EXTERNAL_NAMES)
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def values_to_change(
-    *, preset: str | None, rounds: int | None, local_steps: int | None, seed: int | None
+    *,
+    preset: str | None,
+    rounds: int | None,
+    local_steps: int | None,
+    seed: int | None,
+    finetune_steps: int | None = None,
 ) -> dict[str, object]:
     """Top-level variables of the server's configuration; a preset brings the length of run it was sized for."""
-    given = {"preset": preset, "num_rounds": rounds, "local_steps": local_steps, "seed": seed}
+    given = {
+        "preset": preset,
+        "num_rounds": rounds,
+        "local_steps": local_steps,
+        "seed": seed,
+        "finetune_steps": finetune_steps,
+    }
     if preset is not None:
         _check_preset(preset)
         sized_for = get_preset(preset)
@@ -34,6 +46,8 @@ def values_to_change(
 
 def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] | None) -> Job:
     """The job with other values and other sites."""
+    if FINETUNE_STEPS in job.server and "preset" in values:  # not every job has this phase
+        values = {FINETUNE_STEPS: get_preset(str(values["preset"])).finetune_steps, **values}
     for name in values:
         _check_variable(job, name)
     job = replace(job, server={**job.server, **values})

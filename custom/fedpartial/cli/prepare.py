@@ -29,6 +29,7 @@ class Options:
     job: str
     rounds: int | None = None
     local_steps: int | None = None
+    finetune_steps: int | None = None
     sites: tuple[str, ...] | None = None
     seed: int | None = None
     preset: str | None = None
@@ -150,7 +151,11 @@ def _threads(options: Options, num_sites: int) -> int:
 
 def _changed_job(options: Options) -> Job:
     values = values_to_change(
-        preset=options.preset, rounds=options.rounds, local_steps=options.local_steps, seed=options.seed
+        preset=options.preset,
+        rounds=options.rounds,
+        local_steps=options.local_steps,
+        seed=options.seed,
+        finetune_steps=options.finetune_steps,
     )
     return with_overrides(read_job(find_job(options.job)), values, options.sites)
 
