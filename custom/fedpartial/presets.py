@@ -216,7 +216,7 @@ PHANTOM_SEGVIZ = replace(
     patches_per_volume=2,
     overlap=0.5,
     network=replace(SEGVIZ_PAPER.network, channels=(8, 16, 32, 64, 128)),
-    optimizer=replace(SEGVIZ_PAPER.optimizer, lr=3e-3),
+    optimizer=replace(SEGVIZ_PAPER.optimizer, lr=1e-2),
     num_rounds=8,
     local_steps=45,
     finetune_steps=90,
