@@ -16,8 +16,17 @@ from tiny_work import bundle
 from fedpartial.cli.job_folder import find_job, read_job, write_job
 from fedpartial.cli.overrides import with_overrides
 from fedpartial.evaluation.report import read_report
+from fedpartial.networks.assembled import is_assembled
 from fedpartial.training.model_file import load_model
 
+SEGVIZ = (
+    "segviz_fedavg",
+    "segviz_fedbn",
+    "segviz_fedavg_ft",
+    "segviz_fedbn_ft",
+    "segviz_standalone",
+    "segviz_conventional",
+)
 LONG = {"rounds": 3, "local_steps": 2000}
 STEPS = ["prepare", "start", "submit", "wait", "download", "report", "stop", "clean"]
 
@@ -137,6 +146,25 @@ def test_a_rehearsal_downloads_report_and_model_and_leaves_nothing(tmp_path):
     assert rehearsal.output.splitlines()[-1].endswith(str(app / "report.html"))
     assert not rehearsal.workspace.exists()
     assert list(rehearsal.home.iterdir()) == [], "the user's own HOME was written to"
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", SEGVIZ)
+def test_a_job_of_segviz_leaves_its_assembled_model(tmp_path, name):
+    values = {"num_rounds": 1, "local_steps": 2} | ({"finetune_steps": 2} if name.endswith("_ft") else {})
+    copy = write_job(with_overrides(read_job(find_job(name)), values, ("liver", "spleen")), tmp_path / "tiny").folder
+    with Rehearsal(tmp_path, str(copy), "--site-config", str(site_files(tmp_path / "sites"))) as rehearsal:
+        assert rehearsal.wait(390) == 0, rehearsal.output
+        assert rehearsal.processes() == {}
+        app = rehearsal.result()
+    report, (weights, _) = read_report(app / "report.json"), load_model(app / "global_model.safetensors")
+    assert set(report["sites"]) == {"liver", "spleen"}
+    assert is_assembled(weights) == (name != "segviz_conventional")
+    assert report["exchange"]["rounds_tensors_changed"] == [
+        None if "standalone" in name else len(report["exchange"]["shared_names"])
+    ]
+    assert all(np.isfinite(tensor).all() for tensor in weights.values())
 
 
 @pytest.mark.poc

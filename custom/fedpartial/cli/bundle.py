@@ -16,6 +16,7 @@ from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, move_into_place, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_min_sites, with_overrides
 from fedpartial.cli.prepare import Refused
+from fedpartial.cli.start_model import with_start_model
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.code_check import MANIFEST, SCHEMA_VERSION, own_code
 from fedpartial.package_hash import PACKAGE, SHORT, package_files
@@ -42,6 +43,7 @@ class Options:
     rounds: int | None = None
     local_steps: int | None = None
     finetune_steps: int | None = None
+    start_from: Path | None = None
     seed: int | None = None
     sites: tuple[str, ...] | None = None
     min_sites: int | None = None
@@ -73,6 +75,7 @@ def write_bundle(options: Options) -> tuple[Job, Plan]:
         plan, faults = check_job(draft, Path(temporary) / "build")
         if faults or plan is None:
             raise Refused([renamed(fault, str(draft.folder), str(original.folder)) for fault in faults])
+        draft = with_start_model(draft, plan, options.start_from)
         move_into_place(draft.folder, out)
     return replace(draft, folder=out), plan
 

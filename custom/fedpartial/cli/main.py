@@ -101,6 +101,9 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
     finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="A model to start from; with private heads its shared part.")
+    ] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
     preset: Annotated[
@@ -137,6 +140,7 @@ def run(
         rounds=rounds,
         local_steps=local_steps,
         finetune_steps=finetune_steps,
+        start_from=start_from,
         sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
         seed=seed,
         preset=preset,
@@ -224,6 +228,9 @@ def bundle(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
     finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="A model to start from; with private heads its shared part.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     min_sites: Annotated[
@@ -247,6 +254,7 @@ def bundle(
         rounds=rounds,
         local_steps=local_steps,
         finetune_steps=finetune_steps,
+        start_from=start_from,
         seed=seed,
         sites=None if sites is None else tuple(name.strip() for name in sites.split(",")),
         min_sites=min_sites,

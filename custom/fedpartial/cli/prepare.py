@@ -13,6 +13,7 @@ from fedpartial.cli.job_folder import Job, find_job, new_folder, read_job, write
 from fedpartial.cli.overrides import values_to_change, with_overrides, write_method
 from fedpartial.cli.simulator import default_threads, plain_path
 from fedpartial.cli.site_check import SiteFolder, check_sites, open_site_folder, stage_site_files
+from fedpartial.cli.start_model import with_start_model
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.sites import SiteConfig
 from fedpartial.training.plan import Plan
@@ -33,6 +34,7 @@ class Options:
     sites: tuple[str, ...] | None = None
     seed: int | None = None
     preset: str | None = None
+    start_from: Path | None = None
     site_config: Path | None = None
     device: str | None = None
     threads: int | None = None
@@ -104,6 +106,8 @@ def check(options: Options, temporary: Path, out_folder: Callable[[Options, str]
     _tried(faults, lambda: write_method(copy, options.method))
     plan, found = check_job(copy, temporary / "build")
     faults += found
+    if plan is not None:
+        copy = _tried(faults, lambda: with_start_model(copy, plan, options.start_from)) or copy
     sites, found = check_sites(job.sites, files, plan, options.device)
     faults += found
     if faults or plan is None or out is None or plain_out is None:
