@@ -28,9 +28,7 @@ def with_start_model(job: Job, plan: Plan, model: Path | None) -> Job:
     weights, info = load_model(model)
     expected = initial_shared(plan)
     if plan.private_heads:
-        weights = {
-            name: value for name, value in weights.items() if is_shared(name, plan.exchange) and name in expected
-        }
+        weights = {name: value for name, value in weights.items() if name in expected}
     check_fits(model, weights, expected)
     save_model(job.folder / job.app_of(SERVER) / START_MODEL, weights, info)
     changed = replace(job, server=_with_argument(job))
