@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up_while_training_is_told_too(make_hospital, weights,
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", f"/data/{PATIENT}")
 
-    monkeypatch.setattr("fedpartial.flare.learner.write_tensors", full)
+    monkeypatch.setattr("fedpartial.flare.learner.save_model", full)
     reply = make_hospital(method=FedAvg()).execute("train", train_task(weights))
     assert reply.get_header(REASON_HEADER).startswith("no space left for the job's files (")
     assert PATIENT not in repr(reply)
@@ -340,7 +340,7 @@ def test_a_disk_too_full_for_the_failure_file_still_lets_the_server_know(make_ho
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", f"/data/{PATIENT}")
 
-    monkeypatch.setattr("fedpartial.flare.learner.write_tensors", full)
+    monkeypatch.setattr("fedpartial.flare.learner.save_model", full)
     monkeypatch.setattr("fedpartial.flare.learner.write_failure", full)
     hospital = make_hospital(method=FedAvg())
     reply = hospital.execute("train", train_task(weights))

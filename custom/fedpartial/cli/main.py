@@ -119,7 +119,8 @@ def run(
         float, typer.Option(min=0.01, metavar="MINUTES", help="End the run when it takes longer.")
     ] = 24 * 60.0,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="New folder for the results; by default runs/<job>-<time>.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="New folder for the results; by default runs/<job>-<time>."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show FLARE's own log.")] = False,
     keep_workspace: Annotated[

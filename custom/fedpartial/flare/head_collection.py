@@ -77,22 +77,24 @@ class HeadCollection(SiteTasks):
             return
         try:
             dxo = from_shareable(result)
-            metrics = dxo.get_meta_prop(METRICS)
-            check_update_metrics(site, metrics, self.plan.plan.config.label_space.classes)
+            fault = self._exchange_fault(site, dxo)
         except ValueError as refusal:  # MetricsRefused, or from FLARE: an answer without content
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             return
-        if fault := self._exchange_fault(site, dxo.data, metrics):
+        if fault:
             self.system_panic(fault, fl_ctx)
             return
+        metrics = dxo.get_meta_prop(METRICS)
         self.recorder.history.add_bytes("fine_tuning_bytes_down", metrics["bytes_down"])
         self.log_info(fl_ctx, f"{site}: fine-tuned, loss {metrics['loss']:.3f}")
         self.recorder.progress.write("tuned", site=site, loss=metrics["loss"])
 
-    def _exchange_fault(self, site: str, data: dict, metrics: dict) -> str | None:
-        """Tensors go down and none comes up."""
-        if data:
-            return f"a private part moved: {site} sent {next(iter(data))!r} with its answer to fine-tuning"
+    def _exchange_fault(self, site: str, dxo: DXO) -> str | None:
+        """Tensors go down and none comes up. MetricsRefused for numbers that cannot be used; they hide no tensor."""
+        if dxo.data:
+            return f"a private part moved: {site} sent {next(iter(dxo.data))!r} with its answer to fine-tuning"
+        metrics = dxo.get_meta_prop(METRICS)
+        check_update_metrics(site, metrics, self.plan.plan.config.label_space.classes)
         if metrics["tensors_taken"] != self._num_shared:
             return f"{site} tuned its heads on another trunk: {metrics['tensors_taken']} of {self._num_shared} tensors"
         return None
@@ -104,7 +106,9 @@ class HeadCollection(SiteTasks):
         try:
             part = from_shareable(result).data
             check_private_part(site, part, self.plan.plan, whole=self.alone)
-        except (UpdateRefused, ValueError) as refusal:
+            if site not in self.recorder.history.facts:  # they hold the number of cases that weighs the heads
+                raise UpdateRefused(f"heads from {site} refused: no update of it was accepted")
+        except ValueError as refusal:  # UpdateRefused, or from FLARE: an answer without content
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             return
         self._private[site] = part
@@ -115,7 +119,7 @@ class HeadCollection(SiteTasks):
         if result.get_return_code() == ReturnCode.OK:
             return True
         reason = self.recorder.failures.get(site, result.get_return_code())
-        self.log_error(fl_ctx, f"no heads from {site}: {reason}")
+        self.log_error(fl_ctx, f"no answer from {site}: {reason}")
         return False
 
     def _assemble(self, shared: dict, fl_ctx: FLContext) -> None:

@@ -28,9 +28,10 @@ from fedpartial.methods.base import Method, check_choice
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.networks.fusion import read_fusion
 from fedpartial.sites import read_site
-from fedpartial.training.checkpoint import adopt_states, read_tensors, write_tensors
+from fedpartial.training.checkpoint import adopt_states
 from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import StartFrom, TrainingDiverged, TrainingStopped
+from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
 from fedpartial.training.reported import GLOBAL_MODELS, LOCAL, VALIDATION
 from fedpartial.training.site_session import SiteSession
@@ -79,8 +80,8 @@ class SiteLearner(Learner):
         """The local model after the latest round."""
         if not (self.root / LOCAL_MODEL).exists():
             return _failed("the site has no local model: it has not finished a round")
-        tensors, _ = read_tensors(self.root / LOCAL_MODEL)
-        return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(tensors)).to_shareable()
+        weights, _ = load_model(self.root / LOCAL_MODEL)
+        return DXO(data_kind=DataKind.WEIGHTS, data=weights).to_shareable()
 
     def fine_tune(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Train the private heads after the rounds; the answer is an update without a tensor."""
@@ -197,7 +198,8 @@ class SiteLearner(Learner):
         return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(private)).to_shareable()
 
     def _write_local_model(self, session: SiteSession) -> None:
-        write_tensors(self.root / LOCAL_MODEL, session.trainer.local_weights(), {"round": str(self._round)})
+        info = model_info(session.plan, min(self._round + 1, session.plan.num_rounds))
+        save_model(self.root / LOCAL_MODEL, to_arrays(session.trainer.local_weights()), info)
 
     def _costs(self, task: Shareable) -> dict:
         return {"bytes_down": payload_bytes(from_shareable(task).data)}
