@@ -96,6 +96,11 @@ def without_spleen(state: dict) -> dict:
     return {name: value for name, value in state.items() if not name.startswith("spleen/")}
 
 
+def notes(server: HeadServer) -> list[str]:
+    """What the report says of the collection."""
+    return server.engine.components["recorder"].history.notes
+
+
 def panics(server: HeadServer) -> list[str]:
     return [line["reason"] for line in told(server, "panic")]
 
@@ -121,6 +126,7 @@ def test_a_site_with_bad_heads_is_left_out_and_named(spoiled, good, name):
     (failure,) = told(server, "failure")
     assert failure["site"] == "spleen"
     assert reason in failure["reason"]
+    assert notes(server) == [f"No head of spleen is in the model: {failure['reason']}"]
     assert_equal(assembled_model(server), without_spleen(good))
     assert [line["site"] for line in told(server, "heads")] == ["liver"]
     assert not panics(server)
@@ -196,6 +202,7 @@ def test_a_site_that_cannot_tune_gives_the_heads_of_its_rounds(spoiled, good):
     assert [line["site"] for line in told(server, "failure")] == ["spleen"]
     assert [line["site"] for line in told(server, "tuned")] == ["liver"]
     assert set(assembled_model(server)) == set(good)
+    assert not notes(server)
 
 
 def test_a_head_in_an_update_ends_the_run(tiny, tiny_sites, tmp_path):
@@ -208,12 +215,14 @@ def test_a_head_in_an_update_ends_the_run(tiny, tiny_sites, tmp_path):
     assert not any((server.app / name).exists() for name in (RUN_STATE, TRUNK_MODEL, GLOBAL_MODEL, "report.json"))
 
 
-def test_heads_of_a_site_without_any_accepted_update_are_left_out(tiny, tiny_sites, tmp_path):
+def test_heads_of_a_site_without_any_accepted_update_are_left_out(tiny, tiny_sites, tmp_path, without_figures):
     """Nobody knows how many cases they weigh."""
     server = make_job(tiny_sites, tmp_path, num_rounds=1)
     change = content(lambda d: next(iter(d.data.values())).fill(np.nan))
     server.link.hospitals["spleen"] = Changed(server.link.hospitals["spleen"], change, "train")
-    server.run(min_clients=1, evaluate=False)
-    reasons = [line["reason"] for line in told(server, "failure")]
-    assert reasons[-1] == "heads from spleen refused: no update of it was accepted"
+    server.run(min_clients=1)
+    reason = "heads from spleen refused: no update of it was accepted"
+    assert [line["reason"] for line in told(server, "failure")][-1] == reason
+    report = json.loads((server.app / "report.json").read_text(encoding="utf-8"))
+    assert f"No head of spleen is in the model: {reason}" in report["notes"]
     assert not [name for name in assembled_model(server) if name.startswith("spleen/")]

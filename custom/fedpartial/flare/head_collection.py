@@ -30,8 +30,7 @@ class HeadCollection(SiteTasks):
     """Writes the assembled model as the job's global model.
 
     A site that does not answer, whose heads are bad, or whose privacy policy keeps them, is left out and named in the
-    log and the progress file. Without aggregation (NoAggregation) a site gives its whole network, and the model is an
-    ensemble.
+    report. Without aggregation (NoAggregation) a site gives its whole network, and the model is an ensemble.
 
     Args:
         timeout: seconds a site may take for fine-tuning, and for its heads; 0 waits.
@@ -125,7 +124,8 @@ class HeadCollection(SiteTasks):
 
     def _assemble(self, shared: dict, fl_ctx: FLContext) -> None:
         history = self.recorder.history
-        for site in sorted(history.facts.keys() - self._private.keys()):
+        sites = {client.name for client in self._engine.get_clients()} | history.facts.keys()
+        for site in sorted(sites - self._private.keys()):
             reason = self.recorder.failures.get(site, "no answer")
             history.notes.append(f"No head of {site} is in the model: {reason}")
         sizes = {site: history.facts[site]["num_training"] for site in self._private}
