@@ -23,6 +23,10 @@ RECORDED = """
  "bytes_up": 1403808, "bytes_down": 1403808, "remaining_seconds": null}
 {"event": "round", "time": 19.9, "round": 2, "seconds": 52.0, "previous_val_dice": 0.4321}
 {"event": "something new", "time": 20.0}
+{"event": "phase", "time": 20.02, "name": "fine-tuning"}
+{"event": "tuned", "time": 20.04, "site": "spleen", "loss": 0.125}
+{"event": "phase", "time": 20.06, "name": "collecting heads"}
+{"event": "heads", "time": 20.08, "site": "spleen", "bytes_up": 13676}
 {"event": "phase", "time": 20.1, "name": "final evaluation"}
 {"event": "failure", "time": 20.2, "site": "liver", "reason": "secret"}
 {"event": "scored", "time": 20.8, "site": "spleen"}
@@ -36,6 +40,10 @@ EXPECTED = [
     "round  1/12  done in 47 s",
     "round  2/12  spleen  loss  0.900  Dice before  0.531   2 min",
     "round  2/12  done in 52 s; mean Dice of the model before it 0.432",
+    "fine-tuning",
+    "  spleen has tuned its heads, loss 0.125",
+    "collecting heads",
+    "  spleen has given its heads, 13.7 kB",
     "final evaluation",
     "  liver reports a failure",
     "  spleen has scored the models",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fedpartial.evaluation.formats import rough_duration
+from fedpartial.evaluation.formats import rough_duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,6 +117,14 @@ def _phase(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return str(event["name"])
 
 
+def _tuned(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} has tuned its heads, loss {event['loss']:.3f}"
+
+
+def _heads(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} has given its heads, {size(event['bytes_up'])}"
+
+
 def _scored(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} has scored the models"
 
@@ -146,6 +154,8 @@ _WRITERS = {
     "update": _update,
     "round": _round,
     "phase": _phase,
+    "tuned": _tuned,
+    "heads": _heads,
     "scored": _scored,
     "failure": _failure,
     "optimizer": _optimizer,

@@ -200,6 +200,7 @@ class FinalReport:
 
     def _notes(self, external: list[CaseScores]) -> list[str]:
         notes = [f"{site} gave no scores: {reason}" for site, reason in sorted(self.failures.items())]
+        notes += self.history.notes
         if self.selected is None:
             notes.append(
                 "There is no global model: each class is scored with the local model of a site that labels it."

@@ -42,7 +42,7 @@ class Round:
 class RunHistory:
     """Collects rounds and remembers the best model so far.
 
-    Of what comes between rounds and final evaluation: phases in seconds, and bytes by name.
+    Of what comes between rounds and final evaluation: phases in seconds, bytes by name, and notes for the report.
     """
 
     def __init__(self, num_rounds: int):
@@ -55,6 +55,7 @@ class RunHistory:
         self.exchange: list[dict] = []  # finished rounds of an ExchangeLog
         self.phases: dict[str, float] = {}
         self.bytes_after: dict[str, int] = {}
+        self.notes: list[str] = []
         self._started = time.monotonic()
         self._updates_before = 0
 
