@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_private_heads_start import HeadServer, assembled_model, assert_equal, make_job, told
+from test_private_heads_start import (
+    HeadServer,
+    assembled_model,
+    assert_equal,
+    every_tuning_helps,  # noqa: F401
+    make_job,
+    told,
+)
 from test_resume import FIRST_JOB, continue_from, interrupt
 from tiny_hospital import write_case, write_site
 
@@ -19,6 +26,7 @@ from fedpartial.sites import SiteConfig
 from fedpartial.training.model_file import load_model
 from private_heads import heads_plan
 
+pytestmark = pytest.mark.usefixtures("every_tuning_helps")
 TUNED = "fedbn, tuned"
 CONTINUED = {
     "trunk": {"exchange": "trunk"},

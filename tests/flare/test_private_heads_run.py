@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from test_private_heads_start import (
     HeadServer,
     assembled_model,
     assert_equal,
+    every_tuning_helps,  # noqa: F401
     make_job,
-    plain_run,
     tensor_names,
     told,
 )
@@ -27,8 +28,9 @@ from fedpartial.flare.persistor import BEST_MODEL, TRUNK_MODEL
 from fedpartial.networks.split import HEADS, is_head
 from fedpartial.training.checkpoint import read_tensors
 from fedpartial.training.model_file import load_model
-from private_heads import Federated
+from private_heads import Federated, federate_heads, tensors
 
+pytestmark = pytest.mark.usefixtures("every_tuning_helps")
 ALONE, TUNED = "standalone", "fedbn, tuned"
 PLANS = {
     "trunk": {"exchange": "trunk"},
@@ -44,6 +46,7 @@ class Run:
 
     server: HeadServer
     plain: Federated
+    untuned: dict[str, dict[str, np.ndarray]]
 
     def report(self) -> dict:
         return json.loads((self.server.app / "report.json").read_text(encoding="utf-8"))
@@ -64,8 +67,18 @@ def runs(tiny, tiny_sites, tmp_path_factory) -> dict[str, Run]:
         with pytest.MonkeyPatch.context() as drawing:
             drawing.setattr(page, "_figures", lambda *_: {})
             server.run()
-        found[name] = Run(server=server, plain=plain_run(tiny_sites, folder / "plain", alone=alone, **plan))
+        found[name] = plain_run(server, tiny_sites, folder / "plain")
     return found
+
+
+def plain_run(server: HeadServer, sites: dict, folder: Path) -> Run:
+    """The same rounds and the same fine-tuning without FLARE."""
+    start = next(iter(server.link.hospitals.values())).start_from
+    plain = federate_heads(sites, server.plan, folder, start_from=start)
+    untuned = plain.private()
+    for session in plain.sessions.values() if server.plan.finetune_steps else ():
+        session.fine_tune(tensors(plain.shared[-1]), lambda: False)
+    return Run(server=server, plain=plain, untuned=untuned)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -127,9 +140,10 @@ def test_fine_tuning_sends_the_trunk_and_gets_numbers(runs):
         assert not tensor_names(tuning.answered)
         assert HEADS.encode() not in tuning.sent + tuning.answered
     assert {line["site"] for line in told(run.server, "tuned")} == set(CLASSES)
-    before = run.plain.started[-1]
-    tuned = assembled_model(run.server)
-    assert not [n for n in before["liver"] if is_head(n) and np.array_equal(tuned[f"liver/{n}"], before["liver"][n])]
+    state = assembled_model(run.server)
+    for site, before in run.untuned.items():
+        assert {is_head(n) for n in before} == {True, False}
+        assert all(np.array_equal(state[f"{site}/{n}"], value) != is_head(n) for n, value in before.items())
 
 
 @pytest.mark.parametrize("name", PLANS)

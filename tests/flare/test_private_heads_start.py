@@ -3,6 +3,7 @@ other tests of such jobs need."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from fedpartial.networks.split import is_head
 from fedpartial.server.heads import initial_shared
 from fedpartial.sites import SiteConfig
 from fedpartial.training.model_file import load_model, model_info, save_model
-from private_heads import Federated, federate_heads, heads_plan, tensors
+from private_heads import federate_heads, heads_plan
 from segviz_sites import random_state
 
 
@@ -113,12 +114,12 @@ def tensor_names(message: bytes) -> list[str]:
     return [path[-1] for path, value in walk(fobs.loads(message)) if isinstance(value, np.ndarray)]
 
 
-def plain_run(sites: dict[str, SiteConfig], folder: Path, *, alone: bool = False, **plan) -> Federated:
-    """The same rounds and the same fine-tuning without FLARE."""
-    plain = federate_heads(sites, heads_plan(**plan), folder, start_from="local" if alone else "global")
-    for session in plain.sessions.values() if plan.get("finetune_steps") else ():
-        session.fine_tune({} if alone else tensors(plain.shared[-1]), lambda: False)
-    return plain
+@pytest.fixture(scope="module")
+def every_tuning_helps() -> Iterator[None]:
+    """As at a site without validation cases: tuned heads are kept, whatever the Dice of such a tiny network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedpartial.training.site_session.mean_dice", lambda scores: {})
+        yield
 
 
 def test_whole_models_of_sites_are_refused_before_anything_is_trained(tiny, tiny_sites, tmp_path):
@@ -162,7 +163,7 @@ def test_a_new_site_joins_from_the_trunk_of_an_earlier_run(tiny, tiny_sites, ear
     trunk = {name: earlier[name] for name in initial_shared(server.plan)}
     assert not any(np.array_equal(trunk[name], value) for name, value in initial_shared(server.plan).items())
     monkeypatch.setattr("private_heads.initial_shared", lambda plan: trunk)
-    plain = plain_run(tiny_sites, tmp_path / "plain", **plan)
+    plain = federate_heads(tiny_sites, heads_plan(**plan), tmp_path / "plain")
     assert_equal(assembled_model(server), plain.assembled())
     for site, session in plain.sessions.items():
         new = canonical_state(build_network(server.plan.config, seed=5, head_classes=session.head_classes))
