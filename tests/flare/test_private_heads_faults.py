@@ -219,7 +219,7 @@ def test_a_site_that_cannot_tune_gives_the_heads_of_its_rounds(tiny, tiny_sites,
     server.run(evaluate=False)
     untuned = federate_heads(tiny_sites, server.plan, tmp_path / "plain").assembled()
     found = assembled_model(server)
-    changed = {name.split(".")[0] for name in untuned if not np.array_equal(found[name], np.atleast_1d(untuned[name]))}
+    changed = {name.split(".")[0] for name in untuned if not np.array_equal(found[name], untuned[name])}
     assert changed == {"liver/heads"}
     assert [line["site"] for line in told(server, "failure")] == ["spleen"]
     assert not notes(server)

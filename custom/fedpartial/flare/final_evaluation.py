@@ -103,7 +103,7 @@ class FinalEvaluation(SiteTasks):
         )
         root = Path(job_root(fl_ctx))
         standalone = self.persistor.standalone(fl_ctx) and not self.plan.plan.private_heads
-        models = {} if standalone else self._global_models(root)
+        models = {} if standalone else self._global_models(root, fl_ctx)
         validated = ["final"] if models else []  # the best of the earlier rounds was validated when it was one
         models |= {f"{LOCAL}{site}": weights for site, weights in sorted(self._local_models.items())}
         if not models:
@@ -120,9 +120,9 @@ class FinalEvaluation(SiteTasks):
         else:
             self._finish(root, models, abort_signal, fl_ctx)
 
-    def _global_models(self, root: Path) -> dict[str, dict]:
+    def _global_models(self, root: Path, fl_ctx: FLContext) -> dict[str, dict]:
         models = {"final": read_own(load_model, root / GLOBAL_MODEL)[0]}
-        if (root / BEST_MODEL).exists():
+        if self.persistor.selects_rounds(fl_ctx) and (root / BEST_MODEL).exists():
             models["best"] = read_own(load_model, root / BEST_MODEL)[0]
         return models
 

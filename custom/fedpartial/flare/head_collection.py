@@ -124,11 +124,18 @@ class HeadCollection(SiteTasks):
 
     def _assemble(self, shared: dict, fl_ctx: FLContext) -> None:
         history = self.recorder.history
-        sites = {client.name for client in self._engine.get_clients()} | history.facts.keys()
-        for site in sorted(sites - self._private.keys()):
-            reason = self.recorder.failures.get(site, "no answer")
-            history.notes.append(f"No head of {site} is in the model: {reason}")
+        self._note_missing()
         sizes = {site: history.facts[site]["num_training"] for site in self._private}
         state = assemble(shared, dict(sorted(self._private.items())), sizes)
         path = self.persistor.write(GLOBAL_MODEL, state, history.num_rounds, None, fl_ctx)
         self.log_info(fl_ctx, f"assembled the heads of {', '.join(sorted(self._private))}: {path}")
+
+    def _note_missing(self) -> None:
+        """For the report: sites without heads, and heads that a site trained on the trunk of an earlier round."""
+        history = self.recorder.history
+        sites = {client.name for client in self._engine.get_clients()} | history.facts.keys()
+        for site in sorted(sites - self._private.keys()):
+            reason = self.recorder.failures.get(site, "no answer")
+            history.notes.append(f"No head of {site} is in the model: {reason}")
+        for site in sorted(self._private.keys() - history.rounds[-1].sites.keys()):
+            history.notes.append(f"{site} missed the last round: its heads were trained on an earlier trunk")

@@ -130,7 +130,7 @@ class RunRecorder(Widget):
         """Runs before aggregation, while GLOBAL_MODEL is still the model the round started from."""
         dice = self.history.score_incoming()
         finished = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        if self.history.is_best(dice, finished) and self.persistor.selects_rounds(fl_ctx):
+        if self.persistor.selects_rounds(fl_ctx) and self.history.is_best(dice, finished):
             weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
             self.persistor.write(BEST_MODEL, weights, finished, dice, fl_ctx)
             self.log_info(fl_ctx, f"best model so far: after round {finished}, validation Dice {dice:.3f}")

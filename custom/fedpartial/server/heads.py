@@ -38,4 +38,7 @@ def check_private_part(site: str, part: object, plan: Plan, *, whole: bool) -> N
         for name, tensor in canonical_state(network).items()
         if whole or not is_shared(name, plan.exchange)
     }
-    check_update(site, part, expected, 1)
+    try:
+        check_update(site, part, expected, 1)
+    except UpdateRefused as refusal:
+        raise UpdateRefused(str(refusal).replace("update from", "heads from", 1)) from None

@@ -49,7 +49,7 @@ class RunState:
 def save_run_state(path: Path, state: RunState) -> None:
     """Write atomically: a crash leaves the state of the round before."""
     tensors = {
-        f"{kind}/{name}": torch.from_numpy(np.ascontiguousarray(value))
+        f"{kind}/{name}": torch.from_numpy(np.asarray(value, order="C"))
         for kind, arrays in (("weights", state.weights), ("velocity", state.velocity))
         for name, value in arrays.items()
     }

@@ -40,7 +40,7 @@ def model_info(plan: Plan, round_number: int, val_dice: float | None = None) -> 
 
 def save_model(path: Path, weights: Mapping[str, np.ndarray], info: ModelInfo) -> None:
     """Write a model atomically; ``weights`` is a canonical state."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in weights.items()}
+    tensors = {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in weights.items()}
     write_tensors(path, tensors, {"fedpartial": json.dumps(asdict(info))})
 
 
