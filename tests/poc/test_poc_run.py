@@ -26,6 +26,7 @@ SEGVIZ = (
     "segviz_fedbn_ft",
     "segviz_standalone",
     "segviz_conventional",
+    "segviz_central",
 )
 LONG = {"rounds": 3, "local_steps": 2000}
 STEPS = ["prepare", "start", "submit", "wait", "download", "report", "stop", "clean"]
@@ -151,16 +152,20 @@ def test_a_rehearsal_downloads_report_and_model_and_leaves_nothing(tmp_path):
 @pytest.mark.poc
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", SEGVIZ)
-def test_a_job_of_segviz_leaves_its_assembled_model(tmp_path, name):
+def test_a_job_of_segviz_leaves_its_model(tmp_path, name):
+    sites, folder = ("liver", "spleen"), site_files(tmp_path / "sites")
+    if name == "segviz_central":
+        sites = ("central",)
+        (folder / "central.json").write_text('{"pool": ["liver", "spleen"]}', encoding="utf-8")
     values = {"num_rounds": 1, "local_steps": 2} | ({"finetune_steps": 2} if name.endswith("_ft") else {})
-    copy = write_job(with_overrides(read_job(find_job(name)), values, ("liver", "spleen")), tmp_path / "tiny").folder
-    with Rehearsal(tmp_path, str(copy), "--site-config", str(site_files(tmp_path / "sites"))) as rehearsal:
+    copy = write_job(with_overrides(read_job(find_job(name)), values, sites), tmp_path / "tiny").folder
+    with Rehearsal(tmp_path, str(copy), "--site-config", str(folder)) as rehearsal:
         assert rehearsal.wait(390) == 0, rehearsal.output
         assert rehearsal.processes() == {}
         app = rehearsal.result()
     report, (weights, _) = read_report(app / "report.json"), load_model(app / "global_model.safetensors")
-    assert set(report["sites"]) == {"liver", "spleen"}
-    assert is_assembled(weights) == (name != "segviz_conventional")
+    assert set(report["sites"]) == set(sites)
+    assert is_assembled(weights) == (name not in ("segviz_conventional", "segviz_central"))
     assert report["exchange"]["rounds_tensors_changed"] == [
         None if "standalone" in name else len(report["exchange"]["shared_names"])
     ]
