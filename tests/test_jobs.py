@@ -36,7 +36,10 @@ HEADS = {
     *(f"{SERVER}#/{place}exchange" for place in ("", "components/plan/args/")),
     f"{SERVER}#/workflows/heads",
     f"{SERVER}#/workflows/final_evaluation/args/cross_site",
-    *(f"{CLIENT}#/executors/0/{place}" for place in ("tasks/3", "tasks/4", "executor/path", "executor/args")),
+    *(
+        f"{CLIENT}#/executors/0/{place}"
+        for place in (*(f"tasks/{i}" for i in (1, 2, 3)), "executor/path", "executor/args")
+    ),
 }
 """A trunk that travels and heads that do not."""
 TUNED = {f"{SERVER}#/{place}finetune_steps" for place in ("", "components/plan/args/")}

@@ -222,7 +222,7 @@ def test_a_site_that_cannot_tune_gives_the_heads_of_its_rounds(tiny, tiny_sites,
     changed = {name.split(".")[0] for name in untuned if not np.array_equal(found[name], untuned[name])}
     assert changed == {"liver/heads"}
     assert [line["site"] for line in told(server, "failure")] == ["spleen"]
-    assert not notes(server)
+    assert notes(server) == ["spleen did not fine-tune its heads: EXECUTION_EXCEPTION"]
 
 
 def test_a_head_in_an_update_ends_the_run(tiny, tiny_sites, tmp_path):

@@ -66,9 +66,9 @@ class HeadHospital(Hospital):
 class HeadServer(Server):
     """The server of a job with the components and workflows of jobs/segviz_fedbn_ft."""
 
-    def run(self, *, min_clients: int | None = None, evaluate: bool = True, cross_site: bool = False) -> None:
+    def run(self, *, min_clients: int | None = None, evaluate: bool = True, **evaluation) -> None:
         rounds = FederatedRounds(min_clients=min_clients or len(self.engine.sites), num_rounds=self.plan.num_rounds)
-        final = [FinalEvaluation(cross_site=cross_site)] if evaluate else []
+        final = [FinalEvaluation(**{"cross_site": False, **evaluation})] if evaluate else []
         self.engine.workflows += [rounds, HeadCollection(), *final]
         self.engine.fire_event(EventType.START_RUN, self.fl_ctx)
         for workflow in self.engine.workflows:
@@ -126,6 +126,20 @@ def test_whole_models_of_sites_are_refused_before_anything_is_trained(tiny, tiny
     server = make_job(tiny_sites, tmp_path)
     server.run(cross_site=True)
     assert [line["reason"] for line in told(server, "panic")] == [NO_WHOLE_MODELS]
+    assert not [message for hospital in server.link.hospitals.values() for message in hospital.messages]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "order", "reason"),
+    [
+        ("trunk", ["splen"], "got 'splen'; expected classes out of liver"),
+        ("all", ["spleen"], "this run has a joint head"),
+    ],
+)
+def test_a_fusion_that_cannot_be_ends_the_job_before_training(tiny, tiny_sites, tmp_path, exchange, order, reason):
+    server = make_job(tiny_sites, tmp_path, exchange=exchange)
+    server.run(fusion={"rule": "priority", "priority": order})
+    assert reason in told(server, "panic")[0]["reason"]
     assert not [message for hospital in server.link.hospitals.values() for message in hospital.messages]
 
 

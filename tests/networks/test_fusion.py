@@ -8,7 +8,7 @@ import torch
 
 from fedpartial.errors import ConfigError
 from fedpartial.networks.assembled import assemble, build_assembled
-from fedpartial.networks.fusion import Fusion, UncertaintyWeighted, uncertainty
+from fedpartial.networks.fusion import Fusion, UncertaintyWeighted, read_fusion, uncertainty
 from fedpartial.networks.residual_unet import ABSENT
 from segviz_sites import SMALL, image, random_state
 
@@ -66,11 +66,29 @@ def test_per_head_masks_may_overlap():
         ({"rule": "priority", "priority": ("liver", "liver")}, "each class once"),
         ({"rule": "priority", "priority": ("liver", "lung")}, "'lung'; expected classes out of liver, spleen"),
         ({"rule": "priority", "priority": ("liver_tumor",)}, "liver_tumor"),
+        ({"rule": "uncertainty", "passes": 0}, "passes: got 0; expected a whole number from 1 on"),
+        ({"rule": "uncertainty", "passes": "5"}, "passes: got '5'"),
+        ({"rule": "uncertainty", "dropout": 1.0}, "dropout: got 1.0; expected a number from 0 to below 1"),
+        ({"rule": "uncertainty", "seed": -1}, "seed: got -1"),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(options, words):
     with pytest.raises(ConfigError, match=words):
         Fusion(**options).decide(SPACE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rule": "per-head"}, "a rule that makes one label map"),
+        ({"rule": "priority", "priority": "liver"}, "a list of class names"),
+        ({"rules": "priority"}, "rules"),
+    ],
+)
+def test_a_job_takes_only_a_rule_that_makes_one_label_map(given, words):
+    with pytest.raises(ConfigError, match=words):
+        read_fusion(given)
+    assert read_fusion({"rule": "priority", "priority": ["liver"]}) == Fusion(rule="priority", priority=("liver",))
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_averages_that_are_assigned_to_nothing_end_the_run():
     for site in SITES:
         assert kept.add_update(site, model(0.5), reported()) is None
     fault = kept.finish_round(model())
-    assert fault == "round 5: the global model did not change: the aggregate left all 2 tensors bit for bit"
+    assert fault == "round 5: the global model did not change: the aggregate left all 2 parameters bit for bit"
     assert kept.rounds == []
     assert kept.faults == [fault]
 
@@ -111,6 +111,13 @@ def test_one_changed_value_of_one_tensor_is_a_change():
     kept = log()
     assert not play(kept, 0, model(), after)
     assert kept.rounds[0]["unchanged"] == ["trunk.1.bias"]
+
+
+def test_statistics_that_move_alone_are_no_exchange():
+    before = model() | {"trunk.2.adn.N.running_mean": np.zeros(3, np.float32)}
+    after = before | {"trunk.2.adn.N.running_mean": np.ones(3, np.float32)}
+    (sentence,) = play(log(), 0, before, after, taken=3)
+    assert "left all 2 parameters bit for bit" in sentence
 
 
 def test_a_model_that_is_changed_in_place_has_changed():

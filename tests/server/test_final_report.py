@@ -11,12 +11,14 @@ from tiny_hospital import write_case
 from federation import TINY, tiny_plan
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.record import validate_report
+from fedpartial.networks.assembled import assemble
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.server.final_report import FinalReport
 from fedpartial.server.metrics_check import MetricsRefused
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory
+from private_heads import TINY_HEADS, heads_plan
 
 CLASSES = {"north": ("liver", "liver_tumor"), "south": ("spleen",)}
 BEST_OF_EARLIER_ROUNDS = 0.5
@@ -280,3 +282,36 @@ def test_versions_name_what_the_numbers_depend_on():
 def test_the_commit_is_short_or_unknown():
     commit = source_commit()
     assert commit is None or (commit.rstrip("+").isalnum() and len(commit.rstrip("+")) == 12)
+
+
+# --- which classes a model knows ----------------------------------------------------------------------
+
+
+def knows(tmp_path, plan, weights, answers: dict[str, dict]) -> list[str]:
+    history = two_rounds()
+    for r in history.rounds:
+        for site in r.sites.values():
+            site["val_dice"] = {}
+    report = FinalReport(plan=plan, history=history, config_dir=tmp_path)
+    for site, given in answers.items():
+        report.add_site_scores(site, given)
+    report.selected = "final"
+    return list(report._owners({"final": weights}))
+
+
+def test_a_class_that_no_site_annotates_is_not_scored(tiny, tmp_path):
+    answers = {site: answer(site, {"final": 0.5}, {"final": 1}) for site in CLASSES}
+    assert knows(tmp_path, tiny_plan(), {}, answers) == ["liver", "liver_tumor", "spleen"]
+
+
+def test_all_classes_are_scored_where_a_site_tells_nothing(tiny, tmp_path):
+    """It may have neither validation nor test cases, and still have taught the model its class."""
+    answers = {"north": answer("north", {"final": 0.5}, {"final": 1})}
+    assert knows(tmp_path, tiny_plan(), {}, answers) == list(TINY.label_space.classes)
+
+
+def test_with_private_heads_the_model_itself_says_what_it_knows(tiny, tmp_path):
+    part = canonical_state(build_network(TINY_HEADS, seed=0, head_classes=("pancreas", "kidney")))
+    weights = assemble({}, {"north": {name: tensor.numpy() for name, tensor in part.items()}}, {"north": 2})
+    answers = {site: answer(site, {}, {}) for site in CLASSES}
+    assert knows(tmp_path, heads_plan(), weights, answers) == ["pancreas", "kidney"]

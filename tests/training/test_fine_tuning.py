@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedpartial.methods.segviz import SegViz
+from fedpartial.networks.canonical import StateMismatch
 from fedpartial.networks.split import is_head
 from fedpartial.training.local_trainer import TrainingStopped
 from fedpartial.training.site_session import SiteSession
@@ -82,6 +84,15 @@ def test_the_phase_can_be_repeated_with_the_same_result(trained, monkeypatch):
         session.fine_tune(weights, lambda: False)
         found.append(session.trainer.stored_private_part())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_site_without_trained_heads_has_none_to_tune(tiny, tiny_sites, trained, tmp_path):
+    """It has lost its state, or never took part: tuned heads of the seed would pass for the site's."""
+    session, weights = trained
+    fresh = SiteSession(site=tiny_sites["liver"], plan=session.plan, method=SegViz(), state_dir=tmp_path)
+    with pytest.raises(StateMismatch, match="no head to tune"):
+        fresh.fine_tune(weights, lambda: False)
+    assert not fresh.trainer.stored_private_part()
 
 
 def test_stop_ends_the_phase_within_a_step(trained, monkeypatch):

@@ -10,6 +10,7 @@ from fedpartial.presets import PHANTOM
 from fedpartial.training.plan import Plan
 from fedpartial.training.schedule import Schedule
 
+HEADS = {"job": "segviz", "preset": "phantom_segviz", "num_rounds": 3, "local_steps": 2}
 GOOD = {"job": "fedavg", "preset": "phantom", "num_rounds": 3, "local_steps": 2}
 
 
@@ -90,16 +91,17 @@ def test_a_stored_plan_of_an_earlier_version_has_the_defaults():
     [
         ({"exchange": "heads"}, "one of all, trunk"),
         ({"finetune_steps": 5}, "no site has a head"),
-        ({"exchange": "trunk", "finetune_steps": -1}, "at least 0"),
+        ({"exchange": "trunk"}, "the network of preset 'phantom' has no private heads"),
+        ({"preset": "phantom_segviz", "exchange": "trunk", "finetune_steps": -1}, "at least 0"),
     ],
 )
 def test_an_exchange_that_cannot_be_is_refused(change, expected):
     with pytest.raises(ConfigError, match=expected):
-        Plan(**GOOD, **change)
+        Plan(**GOOD | change)
 
 
 def test_private_heads_follow_from_the_exchange():
     assert not Plan(**GOOD).private_heads
     assert all(
-        Plan(**GOOD, exchange=e).private_heads for e in ("trunk", "trunk_without_statistics", "trunk_without_norms")
+        Plan(**HEADS, exchange=e).private_heads for e in ("trunk", "trunk_without_statistics", "trunk_without_norms")
     )

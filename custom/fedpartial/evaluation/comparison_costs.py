@@ -17,9 +17,10 @@ def costs(group: Sequence[ComparedRun]) -> dict:
     """Costs of one method's runs, plain values; times and bytes are means over its runs.
 
     seconds: wall clock of a whole run. training_seconds: of its rounds. Both without data preparation, which only
-    the first run with an empty cache pays. bytes_total: sent and received by all sites in a whole run.
-    bytes_per_round: the same of one round. rounds, local_steps, finetune_steps, steps (of a whole run), commits,
-    presets, devices, precisions, policies: every value that occurs, sorted. seeds: all. None in commits: unknown.
+    the first run with an empty cache pays. bytes_total: sent and received by all sites in all rounds, without private
+    heads, which are fetched after them. bytes_per_round: the same of one round. rounds, local_steps, finetune_steps,
+    steps (of a whole run), commits, presets, devices, precisions, policies: every value that occurs, sorted. seeds:
+    all. None in commits: unknown.
     """
     rounds = [len(run.report["rounds"]) for run in group]
     traffic = [sum(r[way] for r in run.report["rounds"] for way in TRAFFIC) for run in group]

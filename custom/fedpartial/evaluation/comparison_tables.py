@@ -150,7 +150,7 @@ def cost_table(comparison: Comparison) -> Table:
     caption = (
         "Means over the runs of a method. Run: wall clock, without data preparation. Training: of the rounds, also "
         "without data preparation. "
-        "Exchanged: sent and received by all sites. Steps after a plus sign: fine-tuning."
+        "Exchanged: sent and received by all sites in the rounds. Steps after a plus sign: fine-tuning."
     )
     return Table(caption=caption, head=COST_COLUMNS, rows=tuple(rows), classes={})
 

@@ -22,16 +22,18 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
+from fedpartial.errors import ConfigError
 from fedpartial.flare.learner import FUSION, MODELS, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import payload_bytes
-from fedpartial.networks.fusion import read_fusion
+from fedpartial.networks.fusion import LOG_ODDS, read_fusion
 from fedpartial.server.external_set import KEPT_PREDICTIONS
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
+from fedpartial.training.plan import Plan
 from fedpartial.training.reported import LOCAL
 
 PORTION_BYTES = 256 * 1024**2
@@ -78,14 +80,24 @@ class FinalEvaluation(SiteTasks):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
-        if event_type == EventType.START_RUN and self.cross_site:
-            if plan_of_server(fl_ctx, self.plan_id).plan.private_heads:
-                self.system_panic(NO_WHOLE_MODELS, fl_ctx)
+        if event_type == EventType.START_RUN:
+            self._check_heads(plan_of_server(fl_ctx, self.plan_id).plan, fl_ctx)
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT and self.cross_site:
             last_round = plan_of_server(fl_ctx, self.plan_id).plan.num_rounds - 1
             accepted = fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED)
             if accepted and fl_ctx.get_prop(AppConstants.CURRENT_ROUND) == last_round:
                 self._keep_local_model(fl_ctx)
+
+    def _check_heads(self, plan: Plan, fl_ctx: FLContext) -> None:
+        """What cannot be evaluated ends the job before anything is trained."""
+        if self.cross_site and plan.private_heads:
+            self.system_panic(NO_WHOLE_MODELS, fl_ctx)
+        if self.fusion != LOG_ODDS and not plan.private_heads:
+            self.system_panic("fusion is for private heads, and this run has a joint head: leave it out", fl_ctx)
+        try:
+            self.fusion.decide(plan.config.label_space)
+        except ConfigError as error:
+            self.system_panic(str(error), fl_ctx)
 
     def _keep_local_model(self, fl_ctx: FLContext) -> None:
         """A site's local model is the round's global model plus its update; it need not be sent again."""

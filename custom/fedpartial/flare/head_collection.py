@@ -45,6 +45,7 @@ class HeadCollection(SiteTasks):
     ):
         super().__init__(timeout, plan_id, persistor_id, recorder_id)
         self._private: dict[str, dict] = {}
+        self._tuned_sites: set[str] = set()
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         root = Path(job_root(fl_ctx))
@@ -85,6 +86,7 @@ class HeadCollection(SiteTasks):
             self.system_panic(fault, fl_ctx)
             return
         metrics = dxo.get_meta_prop(METRICS)
+        self._tuned_sites.add(site)
         self.recorder.history.add_bytes("fine_tuning_bytes_down", metrics["bytes_down"])
         self.log_info(fl_ctx, f"{site}: fine-tuned, loss {metrics['loss']:.3f}")
         self.recorder.progress.write("tuned", site=site, loss=metrics["loss"])
@@ -131,11 +133,15 @@ class HeadCollection(SiteTasks):
         self.log_info(fl_ctx, f"assembled the heads of {', '.join(sorted(self._private))}: {path}")
 
     def _note_missing(self) -> None:
-        """For the report: sites without heads, and heads that a site trained on the trunk of an earlier round."""
+        """For the report: sites without heads, without fine-tuning, or with heads for the trunk of an earlier round."""
         history = self.recorder.history
         sites = {client.name for client in self._engine.get_clients()} | history.facts.keys()
         for site in sorted(sites - self._private.keys()):
             reason = self.recorder.failures.get(site, "no answer")
             history.notes.append(f"No head of {site} is in the model: {reason}")
-        for site in sorted(self._private.keys() - history.rounds[-1].sites.keys()):
+        if self.plan.plan.finetune_steps:
+            for site in sorted(self._private.keys() - self._tuned_sites):
+                reason = self.recorder.failures.get(site, "no answer")
+                history.notes.append(f"{site} did not fine-tune its heads: {reason}")
+        for site in sorted(self._private.keys() - history.rounds[-1].sites.keys() - self._tuned_sites):
             history.notes.append(f"{site} missed the last round: its heads were trained on an earlier trunk")

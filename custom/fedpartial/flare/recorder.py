@@ -122,7 +122,8 @@ class RunRecorder(Widget):
         """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
         if left_by == fl_ctx.get_prop(AppConstants.CURRENT_ROUND) - 1:
             return
-        state = "a fresh optimiser" if left_by == FRESH else f"the optimiser of round {left_by + 1}"
+        heads = " and heads" if plan_of_server(fl_ctx, self.plan_id).plan.private_heads else ""
+        state = f"a fresh optimiser{heads}" if left_by == FRESH else f"the optimiser{heads} of round {left_by + 1}"
         self.log_warning(fl_ctx, f"site {site} trains with {state}")
         self.progress.write("optimizer", site=site, state=state)
 

@@ -40,6 +40,13 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
             raise _wrong("rule", self.rule, f"one of {', '.join(get_args(Rule))}", "Correct its spelling.")
+        for field, good, expected in (
+            ("passes", type(self.passes) is int and self.passes > 0, "a whole number from 1 on"),
+            ("dropout", type(self.dropout) in (int, float) and 0 <= self.dropout < 1, "a number from 0 to below 1"),
+            ("seed", type(self.seed) is int and self.seed >= 0, "a whole number from 0 on"),
+        ):
+            if not good:
+                raise _wrong(field, getattr(self, field), expected, "Correct it.")
         if self.priority and self.rule != "priority":
             raise _wrong("priority", self.priority, f"none with the rule {self.rule}", "Choose the rule 'priority'.")
         if len(set(self.priority)) != len(self.priority):

@@ -47,10 +47,6 @@ def is_shared(name: str, exchange: Exchange) -> bool:
     return exchange == "trunk" or not is_statistic(name)
 
 
-def shared_names(names: Iterable[str], exchange: Exchange) -> list[str]:
-    return [name for name in names if is_shared(name, exchange)]
-
-
 def head_classes(names: Iterable[str]) -> tuple[str, ...]:
     """The classes of the heads among these tensors, in the order of the names."""
     return tuple(dict.fromkeys(name.removeprefix(HEADS).split(".")[0] for name in names if is_head(name)))

@@ -12,6 +12,8 @@ from hashlib import blake2b
 
 import numpy as np
 
+from fedpartial.networks.canonical import is_statistic
+
 
 def private_part(sender: str, names: Iterable[str], is_shared: Callable[[str], bool]) -> str | None:
     """The sentence for a message in which a private tensor moves, or None."""
@@ -98,9 +100,11 @@ class ExchangeLog:
         return f"site {site} did not take over what was sent: it starts from {taken} of the {len(self.shared)} tensors"
 
     def _nothing_changed(self) -> str | None:
-        if self._current["tensors_changed"]:
+        """Running statistics move with the data, whether anything is learnt or not; they prove nothing."""
+        parameters = {name for name in self._before if not is_statistic(name)}
+        if not parameters <= set(self._current["unchanged"]):
             return None
-        return f"the global model did not change: the aggregate left all {len(self._before)} tensors bit for bit"
+        return f"the global model did not change: the aggregate left all {len(parameters)} parameters bit for bit"
 
     def _judge(self, *sentences: str | None) -> str | None:
         found = [f"round {self._current['round']}: {sentence}" for sentence in sentences if sentence]

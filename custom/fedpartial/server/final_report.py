@@ -16,9 +16,9 @@ from fedpartial.evaluation.report import ReportPaths, RunRecord, write_report
 from fedpartial.evaluation.summary import summarise
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import read_summary
-from fedpartial.networks.assembled import private_parts
+from fedpartial.networks.assembled import SEPARATOR, private_parts
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
-from fedpartial.networks.split import is_shared
+from fedpartial.networks.split import head_classes, is_shared
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
@@ -110,17 +110,29 @@ class FinalReport:
         A class that no site has annotated has none: nobody could have learnt it.
         """
         if self.selected is not None:
-            return dict.fromkeys(self._annotated(), self.selected)
+            return dict.fromkeys(self._classes_of(models[self.selected]), self.selected)
         facts = self.history.facts
         by_size, own = sorted(facts, key=lambda site: (facts[site]["num_training"], site)), self._own_scores()
         return {name: f"{LOCAL}{s}" for s in by_size if f"{LOCAL}{s}" in models for name in own.get(s, {})}
 
-    def _annotated(self) -> list[str]:
-        """The classes that some site annotates, as far as the sites' numbers tell; all when they tell nothing."""
-        told = {name for by_site in self.testing.values() for summary in by_site.values() for name in summary}
-        told |= {n for r in self.history.rounds for metrics in r.sites.values() for n in metrics["val_dice"]}
+    def _classes_of(self, weights: Mapping[str, np.ndarray]) -> list[str]:
+        """The classes that a global model knows: those of its heads, or those that some site annotates.
+
+        All, when a site tells of none: it may have neither test nor validation cases.
+        """
         classes = self.plan.config.label_space.classes
-        return [name for name in classes if name in told] or list(classes)
+        if private := private_parts(weights):
+            heads = {name for part in private.values() for name in head_classes(part)}
+            return [name for name in classes if name in heads]
+        told = {site: self._told(site) for site in self.history.facts}
+        known = set().union(*told.values())
+        return [name for name in classes if name in known] if known and all(told.values()) else list(classes)
+
+    def _told(self, site: str) -> set[str]:
+        """The classes of which a site has reported a score, in any round or for any model."""
+        rounds = (r.sites[site]["val_dice"] for r in self.history.rounds if site in r.sites)
+        tested = (by_site[site] for by_site in self.testing.values() if site in by_site)
+        return {name for scores in (*rounds, *tested) for name in scores}
 
     def _own_scores(self) -> dict[str, dict]:
         """Every site's scores of the model that this run gives it."""
@@ -169,7 +181,7 @@ class FinalReport:
     def _exchange(self, weights: Mapping[str, np.ndarray]) -> dict:
         """What travelled in the rounds; of an assembled model what is shared, beside what every site kept."""
         private = private_parts(weights)
-        everything = {n: v for part in (weights, *private.values()) for n, v in part.items() if "/" not in n}
+        everything = {n: v for part in (weights, *private.values()) for n, v in part.items() if SEPARATOR not in n}
         shared = {name: value for name, value in everything.items() if is_shared(name, self.plan.exchange)}
         kept = {site: {n: v for n, v in part.items() if n not in shared} for site, part in private.items()}
         return {
@@ -205,8 +217,11 @@ class FinalReport:
             notes.append(
                 "There is no global model: each class is scored with the local model of a site that labels it."
             )
-        if self.plan.private_heads and self.fusion != LOG_ODDS:
-            notes.append(f"The heads are fused by the rule {self.fusion.rule!r}.")
+        if self.plan.private_heads:
+            notes.append(
+                "The validation Dice of a round is of every site's own network, the last one of the assembled model; "
+                f"its heads are fused by the rule {self.fusion.rule!r}."
+            )
         if not external:
             notes.append("No external set: write local/sites/external.json at the server to score one.")
         return notes

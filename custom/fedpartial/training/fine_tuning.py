@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from fedpartial.networks.canonical import load_canonical
+from fedpartial.networks.canonical import StateMismatch, load_canonical
 from fedpartial.networks.split import is_head
 from fedpartial.training.local_trainer import FRESH, LocalTrainer
 from fedpartial.training.optimizer import Optimizer, build_optimizer
@@ -36,8 +36,10 @@ def fine_tune(
     the last heads are kept. The learning rate falls by a cosine from the preset's lr to its min_lr. The heads kept are
     written as the state after the round that follows the last one; the trunk is not touched.
 
-    Raises what LocalTrainer.run_round raises.
+    Raises what LocalTrainer.run_round raises, and StateMismatch for a site without trained heads.
     """
+    if not trainer.stored_private_part():
+        raise StateMismatch("there is no head to tune: this site has not finished a round, or lost its state")
     started, number = time.monotonic(), trainer.schedule.num_rounds
     taken = trainer.load(weights, number)
     best = trainer.local_weights()

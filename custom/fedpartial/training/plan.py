@@ -9,7 +9,7 @@ from typing import get_args
 
 from fedpartial.errors import ConfigError, check_keys
 from fedpartial.networks.split import Exchange, has_private_heads
-from fedpartial.presets import Preset, get_preset
+from fedpartial.presets import Preset, UNetConfig, get_preset
 from fedpartial.training.schedule import Schedule
 
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -47,6 +47,10 @@ class Plan:
     def _check_exchange(self) -> None:
         if self.exchange not in get_args(Exchange):
             raise _wrong("exchange", self.exchange, f"one of {', '.join(get_args(Exchange))}")
+        if self.private_heads and not isinstance(get_preset(self.preset).network, UNetConfig):
+            raise _wrong(
+                "exchange", self.exchange, f"'all': the network of preset {self.preset!r} has no private heads"
+            )
         if self.finetune_steps and not self.private_heads:
             raise _wrong("finetune_steps", self.finetune_steps, "0 where everything is exchanged: no site has a head")
 

@@ -119,10 +119,10 @@ class SiteSession:
 
     @property
     def head_classes(self) -> tuple[str, ...] | None:
-        """The classes of the site's private heads: those it annotates. None where the run has a joint head."""
+        """The classes of the site's private heads, those that its training cases annotate. None for a joint head."""
         if not self.plan.private_heads:
             return None
-        annotated = {name for table in self._tables.values() for name in table.labelled}
+        annotated = {n for case in self.cases["training"] for n in self.preset.label_space.names(case.labelled)}
         return tuple(name for name in self.preset.label_space.classes if name in annotated)
 
     def train(self, weights: Mapping[str, Tensor], round_number: int, stop: Callable[[], bool]) -> RoundResult:
