@@ -41,7 +41,8 @@ class ComparisonRun:
     @property
     def work(self) -> int:
         """Local steps of one site in the whole run."""
-        return self.checked.plan.num_rounds * self.checked.plan.local_steps
+        plan = self.checked.plan
+        return plan.num_rounds * plan.local_steps + plan.finetune_steps
 
     def end(self, report: dict | None, faults: tuple[str, ...], seconds: float) -> None:
         self.report, self.faults, self.seconds = None if faults else report, faults, seconds
