@@ -56,7 +56,7 @@ def external(tiny, tmp_path, monkeypatch) -> ExternalSet:
     (tmp_path / "local/sites/external.json").write_text(
         json.dumps({"labels": labels, "data_root": str(tmp_path / "data"), "device": "cpu"})
     )
-    monkeypatch.setattr(ExternalSet, "_predict", lambda self, weights, case: weights["map"])
+    monkeypatch.setattr(ExternalSet, "_predict", lambda self, weights, case: [weights["map"]])
     monkeypatch.setattr(external_set, "overlay_picture", lambda *_, **__: b"")
     return ExternalSet(external_site(tmp_path / "local", phantom=False), tiny_plan())
 

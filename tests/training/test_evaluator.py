@@ -166,7 +166,7 @@ class Threshold(nn.Module):
 def test_a_prediction_lies_on_the_grid_of_its_image_file(oblique_site):
     (case,) = prepare_cases(oblique_site, PRESET).training
     assert case.image.shape != (9, 13, 7), "another grid, or this test shows nothing"
-    prediction = predict_on_original_grid(Threshold(), case, PRESET, CPU)
+    (prediction,) = predict_on_original_grid(Threshold(), case, PRESET, CPU)
     reference = np.asarray(nibabel.load(oblique_site.data_root / "a_label.nii.gz").dataobj)
     assert (prediction.shape, prediction.dtype) == (reference.shape, np.uint8)
     assert set(np.unique(prediction)) == {0, LIVER}

@@ -79,26 +79,27 @@ class ExternalSet:
         for number, case in enumerate(self.session.scored_cases, start=1):
             if stop():
                 break
-            by_model = {name: self._predict(weights, case) for name, weights in models.items()}
+            by_model = {}
+            for name, weights in models.items():
+                by_model[name], *masks = self._predict(weights, case)
+                heads += [self._score_heads(case, mask, owners) for mask in masks]
             predictions.append(self._one_map(by_model, owners))
             scores.append(self._score(case, by_model, owners, organs=False))
             if self.space.lesions:
                 organs.append(self._score(case, by_model, owners, organs=True))
-            heads += [self._score_heads(case, w, owners) for w in models.values() if is_assembled(w)]
             if number <= keep:
                 self._keep(folder, number, case, predictions[-1], by_model)
         overlays = [self._overlay(which, i, scores[i], predictions[i]) for which, i in pick_cases(scores).items()]
         return ExternalScores(cases=scores, organs=organs, heads=heads, overlays=overlays)
 
-    def _predict(self, weights: Mapping[str, np.ndarray], case: StoredCase, fusion: Fusion | None = None) -> np.ndarray:
+    def _predict(self, weights: Mapping[str, np.ndarray], case: StoredCase) -> list[np.ndarray]:
+        """The label map of a case, and where the model has heads their masks."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
-        return self.session.predict(tensors, case, fusion or self.fusion)
+        fusions = (self.fusion, PER_HEAD) if is_assembled(weights) else (LOG_ODDS,)
+        return self.session.predict(tensors, case, *fusions)
 
-    def _score_heads(
-        self, case: StoredCase, weights: Mapping[str, np.ndarray], owners: Mapping[str, str]
-    ) -> CaseScores:
-        """Each class from the mask of its own head; the masks may overlap."""
-        masks = self._predict(weights, case, PER_HEAD)
+    def _score_heads(self, case: StoredCase, masks: np.ndarray, owners: Mapping[str, str]) -> CaseScores:
+        """Each class from the mask of its own head (C H W D); the masks may overlap."""
         parts = []
         for name in self.space.names(case.labelled):
             if name in owners:

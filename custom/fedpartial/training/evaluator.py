@@ -75,9 +75,18 @@ def case_dice(prediction: np.ndarray, label: np.ndarray, labelled: np.ndarray, p
 
 
 def predict_on_original_grid(
-    network: nn.Module, case: StoredCase, preset: Preset, precision: Precision, fusion: Fusion = LOG_ODDS
-) -> np.ndarray:
-    """Channels (uint8, H W D) on the grid of the case's image file, or with "per-head" one mask each (C H W D)."""
-    scores = predict_logits(fusion.network(network), case.image, preset, precision)
-    decide = fusion.decide(preset.label_space)
-    return restore_logits(scores, case.affine, case.original_shape, case.original_affine, decide=decide)
+    network: nn.Module, case: StoredCase, preset: Preset, precision: Precision, *fusions: Fusion
+) -> list[np.ndarray]:
+    """By each fusion (default log-odds) channels (uint8, H W D) on the grid of the case's image file.
+
+    With "per-head" one mask each (C H W D). Fusions of the same scores share one pass of the network.
+    """
+    scores: dict[bool, Tensor] = {}
+    found = []
+    for fusion in fusions or (LOG_ODDS,):
+        stochastic = fusion.rule == "uncertainty"
+        if stochastic not in scores:
+            scores[stochastic] = predict_logits(fusion.network(network), case.image, preset, precision)
+        given = (scores[stochastic], case.affine, case.original_shape, case.original_affine)
+        found.append(restore_logits(*given, decide=fusion.decide(preset.label_space)))
+    return found

@@ -161,15 +161,16 @@ class SiteSession:
         for case in self.scored_cases:
             if stop():
                 break
-            scores.append(self.score_prediction(case, self._predict(network, case, fusion)))
+            (prediction,) = self._predict(network, case, fusion)
+            scores.append(self.score_prediction(case, prediction))
         return scores
 
-    def predict(self, weights: Mapping[str, Tensor], case: StoredCase, fusion: Fusion = LOG_ODDS) -> np.ndarray:
-        """Channels (uint8) of one case on the grid of its image file; with "per-head" masks (C H W D)."""
-        return self._predict(self._loaded(weights), case, fusion)
+    def predict(self, weights: Mapping[str, Tensor], case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
+        """By each fusion channels (uint8) of a case on its image file's grid; with "per-head" masks (C H W D)."""
+        return self._predict(self._loaded(weights), case, *fusions)
 
-    def _predict(self, network: nn.Module, case: StoredCase, fusion: Fusion) -> np.ndarray:
-        return predict_on_original_grid(network, case, self.preset, self.precision, fusion)
+    def _predict(self, network: nn.Module, case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
+        return predict_on_original_grid(network, case, self.preset, self.precision, *fusions)
 
     def score_prediction(
         self, case: StoredCase, prediction: np.ndarray, *, organs: bool = False, classes: Collection[str] | None = None
