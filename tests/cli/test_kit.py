@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fedpartial.cli.main import app
 from fedpartial.cli.policy import POLICIES
+from fedpartial.sites import read_site
 
 STARTUP = {
     "server": ("fed_server.json", {"servers": [{"name": "fedpartial"}]}),
@@ -216,6 +217,28 @@ def test_what_is_wrong_is_named_and_nothing_is_written(kits, monkeypatch, argume
     assert code == 2
     assert message in output
     assert not local(kits / "liver") | local(kits / "server")
+
+
+def test_a_pool_brings_the_files_of_its_sites(kits):
+    """Without them the site would find its pool's file and none of the data."""
+    folder = write_hospitals(kits)
+    pool = folder / "liver.json"
+    pool.rename(folder / "north.json")
+    pool.write_text('{"pool": ["north"]}')
+    code, output = run(kits / "liver", "--site-file", pool)
+    assert code == 0, output
+    assert read_site("liver", kits / "liver" / "local").members[0].name == "north"
+    assert Path(local(kits / "liver")["north.json"]["data_root"]).is_absolute()
+
+
+@pytest.mark.parametrize("pool", ['["../liver"]', '["gone"]', '"liver"', "[]"])
+def test_a_pool_of_what_is_not_there_is_refused(kits, pool):
+    file = write_hospitals(kits) / "liver.json"
+    file.write_text(f'{{"pool": {pool}}}')
+    code, output = run(kits / "liver", "--site-file", file)
+    assert code == 2, output
+    assert "pool" in output
+    assert not (kits / "liver" / "local" / "sites").exists()
 
 
 def test_a_faulty_site_file_is_named_by_its_own_path(kits):

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 from startup_kits import BIN, LEAD, OPERATOR, SERVER, STORE, USERS, User, environment, keep_flares_policy, provision
 
 from fedpartial.cli.kit import apply_changes, plan_changes, read_kit
-from fedpartial.cli.policy import portable_site_file
+from fedpartial.cli.policy import portable_site_files
 from fedpartial.cli.processes import MARK_VARIABLE, RunProcesses
 from fedpartial.sites import site_file
 
@@ -229,7 +229,9 @@ class Federation:
         if participant in self.site_files:
             target = site_file(kit / "local", participant)
             target.parent.mkdir()
-            target.write_text(portable_site_file(participant, self.site_files[participant]), encoding="utf-8")
+            target.write_text(
+                portable_site_files(participant, self.site_files[participant])[participant], encoding="utf-8"
+            )
 
     def _launch(self, participant: str) -> None:
         scripts = self.kit(participant) / "startup"

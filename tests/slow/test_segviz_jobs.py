@@ -64,7 +64,7 @@ def test_the_exchange_report_names_what_moved(run):
     exchange = json.loads((finished.app / "exchange.json").read_text(encoding="utf-8"))
     trunk, _ = load_model(finished.app / "trunk.safetensors")
     assert exchange["exchange"] == "trunk_without_norms"
-    assert list(exchange["shared"]) == list(trunk)
+    assert set(exchange["shared"]) == set(trunk), "a safetensors file has an order of its own"
     assert len(exchange["rounds"]) == 2
     for moved in exchange["rounds"]:
         assert moved["tensors_down"] == moved["tensors_changed"] == len(trunk)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.json_file import read_json
-from fedpartial.cli.policy import POLICY_FILES, is_shipped, kit_error, policy_texts, portable_site_file
+from fedpartial.cli.policy import POLICY_FILES, is_shipped, kit_error, policy_texts, portable_site_files
 from fedpartial.cli.policy_check import policy_faults
 from fedpartial.errors import ConfigError
 from fedpartial.sites import site_file
@@ -95,7 +95,8 @@ def plan_changes(kit: Kit, policy: str, file: Path | None) -> list[Change]:
     texts = {name: text.replace(KIT_VARIABLE, folder) for name, text in policy_texts(policy, kit.kind).items()}
     changes = [_change(kit.folder / "local" / name, text) for name, text in texts.items()]
     if file is not None:
-        changes.append(_change(site_file(kit.folder / "local", kit.name), portable_site_file(kit.name, file)))
+        texts = portable_site_files(kit.name, file)
+        changes += [_change(site_file(kit.folder / "local", site), text) for site, text in texts.items()]
     return changes
 
 

@@ -43,25 +43,35 @@ def _shipped() -> list[str]:
     return [REVIEWED, *sorted(path.name.removeprefix("site-") for path in POLICIES.glob("site-*"))]
 
 
-def portable_site_file(name: str, file: Path) -> str:
-    """The checked text of a site file with its relative paths made absolute, so that it can lie in the kit."""
+def portable_site_files(name: str, file: Path) -> dict[str, str]:
+    """The checked text of a site file by its site's name, and of a pool's the files of the sites in it.
+
+    Relative paths are made absolute, so that the files can lie in the kit.
+    """
     if file.name != f"{name}.json":
         raise kit_error("--site-file", "name", file.name, f"{name}.json", f"This is the kit of site {name!r}.")
+    pool = read_json(file).get("pool")
+    members = [f"{member}.json" for member in pool if isinstance(member, str)] if isinstance(pool, list) else []
+    beside = [file.parent / member for member in members if Path(member).name == member]
+    texts = {path.stem: _portable(path) for path in (file, *beside) if path.is_file()}
+    with tempfile.TemporaryDirectory() as folder:
+        site_file(Path(folder), name).parent.mkdir()
+        for site, text in texts.items():
+            site_file(Path(folder), site).write_text(text, encoding="utf-8")
+        try:
+            read_site(name, Path(folder))
+        except ConfigError as error:
+            raise renamed(error, str(site_file(Path(folder), name).parent), str(file.parent)) from error
+    return texts
+
+
+def _portable(file: Path) -> str:
     given = read_json(file)
     for key in PATH_KEYS:
         value = given.get(key)
         if isinstance(value, str) and value and not value.startswith("~"):
             given[key] = str((file.absolute().parent / value).resolve())
-    text = as_text(given)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = site_file(Path(folder), name)
-        copy.parent.mkdir()
-        copy.write_text(text, encoding="utf-8")
-        try:
-            read_site(name, Path(folder))
-        except ConfigError as error:
-            raise renamed(error, str(copy), str(file)) from error
-    return text
+    return as_text(given)
 
 
 def as_text(content: dict) -> str:
