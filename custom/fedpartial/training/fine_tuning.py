@@ -57,10 +57,11 @@ def fine_tune(
                 best, best_dice = local, dice
     load_canonical(trainer.network, best)
     trainer.save(number, heads, scaler)
-    dice = {} if best_dice is None else {"dice_before": first_dice or 0.0, "dice_after": best_dice}
+    scored = first_dice is not None and best_dice is not None
+    gain = {"dice_before": first_dice, "dice_after": best_dice} if scored else {}
     means = {name: value / steps for name, value in sums.items()}
     facts = {"seconds": time.monotonic() - started, "optimizer_round": FRESH, "tensors_taken": taken}
-    return {**means, **dice, **facts}
+    return {**means, **gain, **facts}
 
 
 def _optimizer(trainer: LocalTrainer) -> Optimizer:
