@@ -1,0 +1,46 @@
+"""Presets: everything a federation agrees on before it trains, as frozen values.
+
+A preset owns the label space, the voxel grid, the intensity window, the patch, the network and the
+optimisation constants. Jobs name a preset; sites never repeat what it says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedpartial.errors import ConfigError
+from fedpartial.presets.abdomen import ABDOMEN, ABDOMEN_PAPER, ORGANS, PHANTOM, PHANTOM_COARSE
+from fedpartial.presets.config import AnyNetwork, MenuConfig, NetworkConfig, OptimizerConfig, Plateau, Preset, UNetConfig
+from fedpartial.presets.segviz import PHANTOM_SEGVIZ, SEGVIZ_PAPER
+
+__all__ = [
+    "ABDOMEN",
+    "ORGANS",
+    "PRESETS",
+    "AnyNetwork",
+    "MenuConfig",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "Plateau",
+    "Preset",
+    "UNetConfig",
+    "get_preset",
+]
+
+PRESETS = {preset.name: preset for preset in (PHANTOM, PHANTOM_COARSE, ABDOMEN_PAPER, PHANTOM_SEGVIZ, SEGVIZ_PAPER)}
+
+
+def get_preset(name: str, *, merge_lesions: bool = False) -> Preset:
+    """The preset of that name; with ``merge_lesions`` its label space has organs only."""
+    if name not in PRESETS:
+        raise ConfigError(
+            where="job",
+            field="preset",
+            got=name,
+            expected=f"one of {', '.join(PRESETS)}",
+            remedy="Correct the job's 'preset'.",
+        )
+    preset = PRESETS[name]
+    if merge_lesions:
+        return replace(preset, label_space=replace(preset.label_space, merge_lesions=True))
+    return preset
