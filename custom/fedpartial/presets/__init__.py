@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from fedpartial.errors import ConfigError
 from fedpartial.presets.abdomen import ABDOMEN, ABDOMEN_PAPER, ORGANS, PHANTOM, PHANTOM_COARSE
-from fedpartial.presets.config import AnyNetwork, MenuConfig, NetworkConfig, OptimizerConfig, Plateau, Preset, UNetConfig
+from fedpartial.presets.config import (
+    AnyNetwork,
+    MenuConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    Plateau,
+    Preset,
+    UNetConfig,
+)
 from fedpartial.presets.segviz import PHANTOM_SEGVIZ, SEGVIZ_PAPER
 
 __all__ = [
