@@ -15,7 +15,14 @@ from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.weights import METRICS
 
 SECRET = "mrs_miller_1950"
-FACTS = {"device": "cpu", "precision": "float32", "source": "site file", "setup_seconds": 1.5, "num_training": 3}
+FACTS = {
+    "device": "cpu",
+    "precision": "float32",
+    "source": "site file",
+    "setup_seconds": 1.5,
+    "num_training": 3,
+    "training_cases": {"liver": 3, "liver_tumor": 2},
+}
 METRIC_VALUES = {
     "loss": 0.5,
     "dice": 0.25,
@@ -152,6 +159,9 @@ SMUGGLED = {
     "a metric that is no number": lambda: with_metrics(loss=float("nan")),
     "a device": lambda: with_metrics(device=SECRET),
     "a class": lambda: with_metrics(val_dice={SECRET: 0.5}),
+    "a class of training cases": lambda: with_metrics(training_cases={SECRET: 3}),
+    "a number of training cases": lambda: with_metrics(training_cases={"liver": SECRET}),
+    "training cases that have no class": lambda: scores(training_cases=[SECRET]),
     "an array of objects": lambda: update({**weights(), "input_block.x": np.array([SECRET], dtype=object)}),
     "an array of text": lambda: update({**weights(), "input_block.x": np.array([SECRET])}),
     "an array of bytes": lambda: update({**weights(), "input_block.x": np.array([SECRET.encode()])}),

@@ -9,8 +9,10 @@ from in_process import Engine, context, peer
 from nvflare.apis.dxo import DataKind, from_shareable
 from nvflare.app_common.app_constant import AppConstants
 
+from federation import tiny_plan
 from fedpartial.errors import ConfigError
 from fedpartial.flare.aggregator import SiteMean
+from fedpartial.flare.plan import RunPlan
 from fedpartial.flare.weights import update_message
 
 
@@ -99,3 +101,32 @@ def test_an_unknown_weighting_is_refused(weighting):
         SiteMean(weighting)
     assert caught.value.field == "aggregator.weighting"
     assert caught.value.got == weighting
+
+
+def accept_bias(mean: SiteMean, fl_ctx, site: str, value: float, cases: dict[str, int]) -> None:
+    """An update of the output layer's bias, a number for each of the eight channels."""
+    metrics = {"num_training": max(cases.values()), "training_cases": cases}
+    shareable = update_message({"output_block.conv.conv.bias": torch.full((8,), value)}, 1, metrics)
+    shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, 3)
+    fl_ctx.set_peer_context(peer(site))
+    assert mean.accept(shareable, fl_ctx)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_with_label_weights_a_class_follows_the_sites_that_annotate_it(tiny, tmp_path, order):
+    """Rows background, liver, liver tumour, spleen and four that nobody annotates; background by training cases."""
+    fl_ctx = context(Engine({"plan": RunPlan(**tiny_plan().to_dict())}), "server", tmp_path)
+    fl_ctx.set_prop(AppConstants.CURRENT_ROUND, 3, private=True, sticky=True)
+    mean = SiteMean("num_training", {"annotated": 1.0, "other": 0.5})
+    for site, value, cases in (("a", 1.0, {"liver": 9, "liver_tumor": 2}), ("b", 4.0, {"spleen": 3}))[::order]:
+        accept_bias(mean, fl_ctx, site, value, cases)
+    found = from_shareable(mean.aggregate(fl_ctx)).data["output_block.conv.conv.bias"]
+    assert found == pytest.approx([(9 + 12) / 12, 2, 2, 3, 2.5, 2.5, 2.5, 2.5])
+    mean.reset(fl_ctx)
+    with pytest.raises(ValueError, match="no update to aggregate"):
+        mean.aggregate(fl_ctx)
+
+
+def test_wrong_label_weights_are_refused():
+    with pytest.raises(ConfigError, match="annotated"):
+        SiteMean("num_training", {"annotated": 1.0})

@@ -16,6 +16,8 @@ METRICS = {
     "loss": 0.5,
     "val_dice": {"liver": 0.25},
     "val_cases": {"liver": 3},
+    "num_training": 16,
+    "training_cases": {"liver": 16, "spleen": 0},
     "device": "cpu",
     "precision": "float32",
     "source": "phantom",
@@ -48,7 +50,7 @@ def test_good_metrics_pass():
 
 
 def test_every_required_name_is_required():
-    for name in (*NEEDED_NUMBERS, "val_dice", "device", "precision", "source"):
+    for name in (*NEEDED_NUMBERS, "val_dice", "training_cases", "device", "precision", "source"):
         assert name in refused(check_update_metrics, {key: value for key, value in METRICS.items() if key != name})
 
 
@@ -78,6 +80,12 @@ def test_a_dice_is_a_number_from_zero_to_one(value):
         ("val_dice", None),
         ("val_dice", {"lung": 1.0}),
         ("val_cases", {"liver": -1}),
+        ("training_cases", None),
+        ("training_cases", {}),
+        ("training_cases", {"liver": 0, "spleen": 0}),
+        ("training_cases", {"lung": 3}),
+        ("training_cases", {"liver": 2.0}),
+        ("training_cases", {"liver": 17}),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(name, value):

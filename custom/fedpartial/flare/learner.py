@@ -8,6 +8,7 @@ task needs: optimiser state and local model are files in the job's folder.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import StartFrom, TrainingDiverged, TrainingStopped
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import GLOBAL_MODELS, LOCAL, VALIDATION
+from fedpartial.training.reported import GLOBAL_MODELS, LOCAL, TRAINING_CASES, VALIDATION
 from fedpartial.training.site_session import SiteSession
 
 STATE = "state"
@@ -157,11 +158,11 @@ class SiteLearner(Learner):
             self.logger.info(f"{self.site}: {place} loss {loss:.3f}")
 
     def _validate(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """Quick Dice of the model that the round starts from; the initial weights of a run are not worth the time."""
+        """Quick Dice of the model that the round starts from, where the plan asks for it; never of initial weights."""
         session = self._open(task, fl_ctx)
         self._validation = validation_numbers({})
         number = task.get_header(AppConstants.CURRENT_ROUND)
-        if number == 0:
+        if not session.plan.is_validated(number):
             return make_reply(ReturnCode.EMPTY_RESULT)
         weights = session.starting_weights(weights_of_task(task), number)
         scores = session.validation_scores(weights, lambda: abort_signal.triggered)
@@ -205,12 +206,15 @@ class SiteLearner(Learner):
         return {"bytes_down": payload_bytes(from_shareable(task).data)}
 
     def _facts(self, session: SiteSession) -> dict:
+        training = session.split("training")
+        annotated = [name for case in training for name in session.preset.label_space.names(case.labelled)]
         return {
             "device": session.precision.device.type,
             "precision": session.precision.name,
             "source": session.site.source,
             "setup_seconds": session.setup_seconds,
-            "num_training": len(session.split("training")),
+            "num_training": len(training),
+            TRAINING_CASES: dict(Counter(annotated)),
         }
 
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

@@ -12,20 +12,29 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.flare.leaving import LeavingRefused
-from fedpartial.training.reported import FACT_NUMBERS, MODEL_NAME, UPDATE_NUMBERS, VALIDATION, WORDS, is_number
+from fedpartial.training.reported import (
+    FACT_NUMBERS,
+    MODEL_NAME,
+    TRAINING_CASES,
+    UPDATE_NUMBERS,
+    VALIDATION,
+    WORDS,
+    is_number,
+)
 
 
 def check_update_metrics(given: object) -> None:
     """LeavingRefused unless these are the metrics of an update (SiteLearner.train)."""
     checks: dict[str, Callable] = dict.fromkeys(UPDATE_NUMBERS, check_number)
-    _check_fields(given, checks | WORD_CHECKS | dict.fromkeys(VALIDATION, check_by_class))
+    _check_fields(given, checks | WORD_CHECKS | dict.fromkeys((*VALIDATION, TRAINING_CASES), check_by_class))
 
 
 def check_scores(given: object) -> None:
     """LeavingRefused unless these are the scores of models (SiteLearner.validate)."""
     by_model = dict.fromkeys(VALIDATION.values(), _each_model(check_by_class))
     by_model["testing"] = _each_model(check_cases_or_summary)
-    _check_fields(given, dict.fromkeys(FACT_NUMBERS, check_number) | WORD_CHECKS | by_model)
+    facts = dict.fromkeys(FACT_NUMBERS, check_number) | {TRAINING_CASES: check_by_class}
+    _check_fields(given, facts | WORD_CHECKS | by_model)
 
 
 def check_number(name: str, value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -18,15 +18,22 @@ def weighted_mean(
     """
     if not updates:
         raise ValueError("no update to aggregate: every site failed or was refused in this round")
-    sites = sorted(updates)
-    if bad := [site for site in sites if not weights[site] > 0]:
+    shares = shares_of(weights, updates)
+    return {name: mean_tensor({s: updates[s][name] for s in shares}, shares) for name in updates[next(iter(shares))]}
+
+
+def shares_of(weights: Mapping[str, float], sites: Iterable[str]) -> dict[str, float]:
+    """Each site's part of the sum of the sites' weights, in the order of their names; every weight above 0."""
+    names = sorted(sites)
+    if bad := [site for site in names if not weights[site] > 0]:
         raise ValueError(f"aggregation weight of {bad[0]}: got {weights[bad[0]]!r}; expected a number above 0")
-    total = float(sum(weights[site] for site in sites))
-    return {name: _mean([(weights[s] / total, updates[s][name]) for s in sites]) for name in updates[sites[0]]}
+    total = float(sum(weights[site] for site in names))
+    return {site: weights[site] / total for site in names}
 
 
-def _mean(parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    total = np.zeros(parts[0][1].shape, dtype=np.float64)
-    for share, tensor in parts:
-        total += share * tensor.astype(np.float64)
+def mean_tensor(tensors: Mapping[str, np.ndarray], shares: Mapping[str, float]) -> np.ndarray:
+    """Sum of share times tensor, in float64 and the order of ``shares``; float32."""
+    total = np.zeros(np.shape(tensors[next(iter(shares))]), dtype=np.float64)
+    for site, share in shares.items():
+        total += share * tensors[site].astype(np.float64)
     return total.astype(np.float32)

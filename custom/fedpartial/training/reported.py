@@ -12,6 +12,8 @@ LOSS_PARTS = ("dice", "ce", "condist", "proximal")
 NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", "tensors_taken", *FACT_NUMBERS)
 """tensors_taken: how many tensors of the message the network holds bit for bit when a round's training starts."""
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
+TRAINING_CASES = "training_cases"
+"""Class -> number of training cases that annotate it: what aggregation by label goes by."""
 COUNTS = ("bytes_down", "tensors_taken", "num_training")
 NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
 VALIDATION = {"val_dice": "validation", "val_cases": "validation_cases", "val_found": "validation_found"}
@@ -24,7 +26,12 @@ WORDS = {
 GLOBAL_MODELS = ("final", "best")
 LOCAL = "local "
 """Before the site's name in the name of its local model."""
-MODEL_NAME = re.compile(rf"{'|'.join(GLOBAL_MODELS)}|{LOCAL}[A-Za-z0-9_@.-]{{1,64}}")
+ADAPTED = "adapted "
+"""Before the way in the name of a model that a site has adapted to its own data."""
+ADAPTATION_WAYS = ("all", "encoder_frozen", "decoder_frozen")
+MODEL_NAME = re.compile(
+    rf"{'|'.join(GLOBAL_MODELS)}|{ADAPTED}({'|'.join(ADAPTATION_WAYS)})|{LOCAL}[A-Za-z0-9_@.-]{{1,64}}"
+)
 LARGEST = 2**53
 """Beyond it a whole number is no number but a message."""
 

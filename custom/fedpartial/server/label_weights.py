@@ -1,0 +1,94 @@
+"""Aggregation by label: what belongs to a class is averaged with more weight on the sites that annotate the class.
+
+Fed-MENU (METHODS 5) gives the encoder of an organ the weights 1.0 and 0.5. Here the rule holds for every tensor, or row
+of an output layer, that networks/classes.py gives to a class, so that any method can use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedpartial.errors import ConfigError
+from fedpartial.labels import LabelSpace
+from fedpartial.networks.classes import has_class_rows, tensor_classes
+from fedpartial.server.aggregation import mean_tensor, shares_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelWeights:
+    """Weight of a site for what belongs to a class: whether a training case of it annotates the class, or none."""
+
+    annotated: float = 1.0
+    other: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise _wrong(f".{field}", value, "a number above 0")
+
+    @classmethod
+    def from_json(cls, given: object) -> LabelWeights:
+        """Of {"annotated": 1.0, "other": 0.5}. Raises ConfigError for other names and for other values."""
+        if not isinstance(given, Mapping) or set(given) != set(cls.__dataclass_fields__):
+            raise _wrong("", given, 'both and only "annotated" and "other"')
+        return cls(**given)
+
+    def of_sites(self, cases: Mapping[str, Mapping[str, int]], classes: Collection[str]) -> dict[str, float]:
+        """The weight of every site for what serves ``classes``; ``cases``: site -> class -> annotated training cases."""
+        return {
+            site: self.annotated if any(counts.get(name, 0) for name in classes) else self.other
+            for site, counts in cases.items()
+        }
+
+
+def label_weighted_mean(
+    updates: Mapping[str, Mapping[str, np.ndarray]],
+    weights: Mapping[str, float],
+    label_weights: LabelWeights,
+    training_cases: Mapping[str, Mapping[str, int]],
+    space: LabelSpace,
+) -> dict[str, np.ndarray]:
+    """weighted_mean, in which ``label_weights`` stand in for ``weights`` where a tensor or a row belongs to classes.
+
+    training_cases: site -> class -> number of its training cases that annotate the class. The row of background keeps
+    ``weights``. Sums run as in weighted_mean, so equal label weights give its uniform mean bit for bit.
+    """
+    if not updates:
+        raise ValueError("no update to aggregate: every site failed or was refused in this round")
+    plain = shares_of(weights, updates)
+
+    def shares(classes: Collection[str]) -> dict[str, float]:
+        return shares_of(label_weights.of_sites(training_cases, classes), updates) if classes else plain
+
+    rows = [shares(()), *(shares((name,)) for name in space.classes)]
+    result = {}
+    for name in updates[next(iter(plain))]:
+        tensors = {site: updates[site][name] for site in plain}
+        result[name] = (
+            _mean_by_row(name, tensors, rows)
+            if has_class_rows(name)
+            else mean_tensor(tensors, shares(tensor_classes(name, space)))
+        )
+    return result
+
+
+def _mean_by_row(name: str, tensors: Mapping[str, np.ndarray], rows: list[dict[str, float]]) -> np.ndarray:
+    shape = next(iter(tensors.values())).shape
+    if shape[0] != len(rows):
+        raise ValueError(f"tensor {name!r}: got shape {shape}; expected a row for each of {len(rows)} channels")
+    each = [mean_tensor({site: t[i] for site, t in tensors.items()}, shares) for i, shares in enumerate(rows)]
+    return np.stack(each)
+
+
+def _wrong(field: str, got: object, expected: str) -> ConfigError:
+    return ConfigError(
+        where="job",
+        field=f"aggregator.label_weights{field}",
+        got=got,
+        expected=expected,
+        remedy='Fed-MENU has {"annotated": 1.0, "other": 0.5}; leave it out for a mean without labels.',
+    )
