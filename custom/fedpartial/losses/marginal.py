@@ -8,6 +8,7 @@ Everything happens in log space on the logits, in float32 or better.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -27,6 +28,23 @@ class MarginalTerms:
 
     dice: Tensor
     ce: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """A batch after merging (``merge``): what every marginal loss looks at.
+
+    log_q: (N, C, V) log-probabilities, channel 0 the merged background. target: (N, V) channels. counted: bool (N, C),
+    the channels a case has an opinion on: its merged background and the classes it annotates.
+    """
+
+    log_q: Tensor
+    target: Tensor
+    counted: Tensor
+
+    @cached_property
+    def q(self) -> Tensor:
+        return self.log_q.exp()
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -70,6 +88,14 @@ def is_labelled(labels: Tensor, labelled: Tensor) -> Tensor:
     return labelled.gather(1, torch.where(known, labels, 0)) & known
 
 
+def merge(logits: Tensor, labels: Tensor, labelled: Tensor) -> Merged:
+    """The batch with every case's unlabelled channels merged into channel 0; arguments as for ``marginal_dice_ce``."""
+    log_q = marginal_log_probabilities(logits, labelled).flatten(2)
+    counted = labelled.clone()
+    counted[:, 0] = True
+    return Merged(log_q=log_q, target=merged_target(labels, labelled), counted=counted)
+
+
 def marginal_dice_ce(
     logits: Tensor,
     labels: Tensor,
@@ -94,24 +120,26 @@ def marginal_dice_ce(
         Dice averaged over the merged background and every class some case annotates; a class's sums run
         over the cases that annotate it. CE averaged over voxels.
     """
-    log_q = marginal_log_probabilities(logits, labelled).flatten(2)
-    target = merged_target(labels, labelled)
-    counted = labelled.clone()
-    counted[:, 0] = True
-    dice = _dice(log_q.exp(), target, counted, absent_class=absent_class, squared=squared)
-    log_p = log_q if ce_on == "merged_prob" else _softmax_again(log_q, counted)
-    ce = -log_p.gather(1, target[:, None]).mean()
-    return MarginalTerms(dice=dice, ce=ce)
+    merged = merge(logits, labels, labelled)
+    dice = marginal_dice(merged, absent_class=absent_class, squared=squared)
+    return MarginalTerms(dice=dice, ce=voxel_cross_entropy(merged, ce_on=ce_on).mean())
+
+
+def voxel_cross_entropy(merged: Merged, *, ce_on: CrossEntropyOn = "merged_prob") -> Tensor:
+    """(N, V) cross entropy of every voxel; ``ce_on`` as for ``marginal_dice_ce``."""
+    log_p = merged.log_q if ce_on == "merged_prob" else _softmax_again(merged.log_q, merged.counted)
+    return -log_p.gather(1, merged.target[:, None]).squeeze(1)
 
 
 def _softmax_again(log_q: Tensor, counted: Tensor) -> Tensor:
     return log_q.exp().masked_fill(~counted[:, :, None], -torch.inf).log_softmax(dim=1)
 
 
-def _dice(q: Tensor, target: Tensor, counted: Tensor, *, absent_class: AbsentClass, squared: bool) -> Tensor:
-    """Mean over counted channels of 1 - 2 |qy| / (|q| + |y|); q (N, C, V), target (N, V), counted (N, C)."""
+def marginal_dice(merged: Merged, *, absent_class: AbsentClass = "constant", squared: bool = False) -> Tensor:
+    """Mean over counted channels of 1 - 2 |qy| / (|q| + |y|); options as for ``marginal_dice_ce``."""
+    q, counted = merged.q, merged.counted
     channels = torch.arange(q.shape[1], device=q.device)
-    is_class = target[:, None] == channels[None, :, None]
+    is_class = merged.target[:, None] == channels[None, :, None]
     overlap = (q * is_class).sum(-1)
     size = (q * q if squared else q).sum(-1)
     voxels = is_class.sum(-1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 FACT_NUMBERS = ("setup_seconds", "num_training")
-LOSS_PARTS = ("dice", "ce", "condist", "proximal")
+LOSSES = ("dice", "ce", "focal", "topk", "lovasz")
+LOSS_PARTS = (*LOSSES, *(f"exclusion_{name}" for name in LOSSES), "condist", "proximal", "auxiliary")
 NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", "tensors_taken", *FACT_NUMBERS)
 """tensors_taken: how many tensors of the message the network holds bit for bit when a round's training starts."""
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
