@@ -11,13 +11,13 @@ from pathlib import Path
 
 from fedpartial.errors import ConfigError
 from fedpartial.flare.standalone import NoAggregation
-from fedpartial.phantom import PHANTOM_SITES
+from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.presets import get_preset
 
 JOBS_DIR = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(folder for folder in JOBS_DIR.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 REFERENCE = JOBS_DIR / "fedavg"
-SITES = sorted(set(PHANTOM_SITES) - {"external"})
+SITES = sorted(PHANTOM_POOLS["central"])
 POOLED = {"central", "central_plain", "segviz_central"}
 """Jobs of one site that holds the data of all."""
 

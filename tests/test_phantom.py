@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -346,8 +347,25 @@ def test_unknown_site_is_refused_before_anything_is_written(tmp_path):
 def test_site_table_matches_the_federation():
     splits = {name: (s.training, s.validation, s.testing) for name, s in PHANTOM_SITES.items()}
     assert splits.pop("external") == (0, 0, 6)
+    assert splits.pop("full") == (8, 3, 3)
     assert splits == dict.fromkeys(("kidney", "liver", "pancreas", "spleen"), (16, 3, 3))
-    assert tuple(PHANTOM_SITES["external"].labels.values()) == ABDOMEN.classes
+    assert all(tuple(PHANTOM_SITES[name].labels.values()) == ABDOMEN.classes for name in ("external", "full"))
+
+
+def test_no_two_sites_have_the_same_scanner():
+    scanners = {(s.noise_hu, s.blur_mm, s.spacing_mm, *sorted(s.phase.items())) for s in PHANTOM_SITES.values()}
+    assert len(scanners) == len(PHANTOM_SITES) == 6
+
+
+@pytest.mark.parametrize(
+    ("site", "digest"),
+    [("kidney", "e3bad9b840caf5fb"), ("spleen", "c97272e01d75204c"), ("external", "d55adf4f6f3b148e")],
+)
+def test_cases_stay_what_they_were_when_sites_are_added(cases, site, digest):
+    """Prepared stores and the numbers of docs/results.md rest on them; computed before the site "full" was added."""
+    case = cases.get((site, 0)) or make_case(site, 0)
+    arrays = (case.image, case.full_label, case.label, case.affine)
+    assert hashlib.blake2b(b"".join(a.tobytes() for a in arrays), digest_size=8).hexdigest() == digest
 
 
 def test_importing_sites_stays_light():

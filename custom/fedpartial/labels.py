@@ -1,4 +1,4 @@
-"""The label space: classes, organ groups, merging lesions, and which classes a case annotates.
+"""The label space: classes, organ groups, merging lesions, sides, and which classes a case annotates.
 
 This module is the one owner of label arithmetic. Channel 0 is background; foreground channels follow
 the order organ, its lesions, next organ, its lesions. A case annotates a set F of foreground classes;
@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from fedpartial.errors import ConfigError
+from fedpartial.sides import split_sides
 
 BACKGROUND = "background"
 MAX_RAW_VALUE = 65_535
@@ -21,10 +22,21 @@ MAX_RAW_VALUE = 65_535
 
 @dataclass(frozen=True, kw_only=True)
 class Organ:
-    """An organ and the lesions that grow in it."""
+    """An organ and the lesions that grow in it; with ``sides`` it is a right and a left one, a class each."""
 
     name: str
     lesions: tuple[str, ...] = ()
+    sides: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its classes without lesions: itself, or ("kidney_right", "kidney_left")."""
+        return (f"{self.name}_right", f"{self.name}_left") if self.sides else (self.name,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that a site file may call it or what is in it."""
+        return (*dict.fromkeys((self.name, *self.parts)), *self.lesions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +45,9 @@ class LabelSpace:
 
     With ``merge_lesions`` a lesion counts as its organ (ConDistFL Union, METHODS 1.6): its name is
     still understood in site files, but it has no channel of its own.
+
+    An organ with ``sides`` has two channels. Site files may name one of them, or the organ (or a lesion), which means
+    both: the side of a voxel then follows from where it lies (fedpartial.sides). Its lesions must be merged.
     """
 
     organs: tuple[Organ, ...]
@@ -43,7 +58,10 @@ class LabelSpace:
             raise _space_error("organs", (), "at least one organ", "Name the organs to segment.")
         seen: set[str] = {BACKGROUND}
         for organ in self.organs:
-            for name in (organ.name, *organ.lesions):
+            if organ.sides and not self.merge_lesions:
+                remedy = "Set merge_lesions: which side a lesion belongs to is known as part of its organ only."
+                raise _space_error("merge_lesions", False, f"True, because {organ.name} has sides", remedy)
+            for name in organ.names:
                 if name in seen:
                     raise _space_error(
                         "organs",
@@ -56,9 +74,8 @@ class LabelSpace:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Foreground classes in channel order; class i has channel i + 1."""
-        if self.merge_lesions:
-            return tuple(organ.name for organ in self.organs)
-        return tuple(name for organ in self.organs for name in (organ.name, *organ.lesions))
+        lesions = not self.merge_lesions
+        return tuple(name for organ in self.organs for name in (*organ.parts, *(organ.lesions if lesions else ())))
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
@@ -75,21 +92,39 @@ class LabelSpace:
 
     @cached_property
     def organ_groups(self) -> tuple[tuple[int, ...], ...]:
-        """Channels of each organ with its lesions; together with (0,) a partition of all channels."""
+        """Channels of each organ with its lesions, or of each side; together with (0,) a partition of all channels."""
         return tuple(
-            tuple(self.channels.index(n) for n in (o.name, *o.lesions) if n in self.classes) for o in self.organs
+            tuple(self.channels.index(n) for n in (part, *o.lesions) if n in self.classes)
+            for o in self.organs
+            for part in o.parts
         )
 
     @cached_property
-    def _resolved(self) -> dict[str, int]:
-        known = {BACKGROUND: 0}
+    def _resolved(self) -> dict[str, tuple[int, ...]]:
+        known = {BACKGROUND: (0,)}
         for organ in self.organs:
-            for name in (organ.name, *organ.lesions):
-                known[name] = self.channels.index(name if name in self.classes else organ.name)
+            for name in organ.names:
+                known[name] = tuple(self.channels.index(n) for n in ((name,) if name in self.classes else organ.parts))
         return known
 
     def index(self, name: str, *, where: str = "label space") -> int:
-        """Channel of a class; a merged lesion has its organ's channel."""
+        """Channel of a class; a merged lesion has its organ's channel. An organ of two sides has none of its own."""
+        found = self.channels_of(name, where=where)
+        if len(found) > 1:
+            raise ConfigError(
+                where=where,
+                field="labels",
+                got=name,
+                expected=f"one of its sides, {' or '.join(self.channels[channel] for channel in found)}",
+                remedy="Name the side, or ask for the channels of both (channels_of).",
+            )
+        return found[0]
+
+    def channels_of(self, name: str, *, where: str = "label space") -> tuple[int, ...]:
+        """Channels of a name: one, or (right, left) of an organ with sides and of its lesions.
+
+        Raises ConfigError for an unknown name.
+        """
         if name not in self._resolved:
             raise ConfigError(
                 where=where,
@@ -108,7 +143,7 @@ class LabelSpace:
         mask = np.zeros(self.num_channels, dtype=bool)
         names = list(names)
         for name in names:
-            mask[self.index(name, where=where)] = True
+            mask[list(self.channels_of(name, where=where))] = True
         mask[0] = False
         if not mask.any():
             raise ConfigError(
@@ -137,7 +172,7 @@ class LabelSpace:
         return tuple(groups)
 
     def group_matrix(self) -> np.ndarray:
-        """Bool (1 + organs, C): row 0 is background, row m the channels of organ m."""
+        """Bool (1 + groups, C): row 0 is background, row m the channels of group m of ``organ_groups``."""
         matrix = np.zeros((1 + len(self.organ_groups), self.num_channels), dtype=bool)
         matrix[0, 0] = True
         for row, organ in enumerate(self.organ_groups, start=1):
@@ -148,6 +183,11 @@ class LabelSpace:
     def merged(self) -> LabelSpace:
         """The same organs without channels for lesions."""
         return replace(self, merge_lesions=True)
+
+    @cached_property
+    def unmerged(self) -> LabelSpace:
+        """The same organs with channels for lesions; a space with sides, which cannot have them, is itself."""
+        return self if any(organ.sides for organ in self.organs) else replace(self, merge_lesions=False)
 
     def merge_channels(self, channels: np.ndarray) -> np.ndarray:
         """Channels of this space (any shape) -> channels of ``merged``: a lesion becomes its organ."""
@@ -160,7 +200,7 @@ class LabelSpace:
 
     def table(self, raw_labels: Mapping[int, str], *, where: str) -> LabelTable:
         """The translation from a site's raw label values to channels; validates every name and value."""
-        values = {0: 0}
+        values: dict[int, tuple[int, ...]] = {0: (0,)}
         for raw, name in raw_labels.items():
             if not 0 <= raw <= MAX_RAW_VALUE:
                 raise ConfigError(
@@ -170,8 +210,8 @@ class LabelSpace:
                     expected=f"a label value from 0 to {MAX_RAW_VALUE}",
                     remedy="Label values are the integers stored in the label files.",
                 )
-            channel = self.index(name, where=where)
-            if raw == 0 and channel != 0:
+            channels = self.channels_of(name, where=where)
+            if raw == 0 and channels != (0,):
                 raise ConfigError(
                     where=where,
                     field="labels.0",
@@ -179,38 +219,58 @@ class LabelSpace:
                     expected="background",
                     remedy="Value 0 means 'none of the annotated classes' in every label file.",
                 )
-            values[raw] = channel
+            values[raw] = channels
         mask = self.labelled_mask(raw_labels.values(), where=where)
         return LabelTable(values=tuple(sorted(values.items())), labelled=self.names(mask), num_channels=len(mask))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """Raw label values of one site -> channels of the label space."""
+    """Raw label values of one site -> channels of the label space: one each, or (right, left)."""
 
-    values: tuple[tuple[int, int], ...]
+    values: tuple[tuple[int, tuple[int, ...]], ...]
     labelled: tuple[str, ...]
     num_channels: int
+
+    @cached_property
+    def channels(self) -> dict[int, tuple[int, ...]]:
+        """Raw value -> its channels."""
+        return dict(self.values)
+
+    @cached_property
+    def pairs(self) -> dict[tuple[int, ...], tuple[int, ...]]:
+        """(right, left) channels -> the raw values that mean either; {} where every value is one class."""
+        pairs = {channels for _, channels in self.values if len(channels) > 1}
+        return {pair: tuple(raw for raw, channels in self.values if channels == pair) for pair in sorted(pairs)}
 
     def unknown(self, raw: np.ndarray) -> list[int | float]:
         """Values present in ``raw`` that the table does not name (non-integers included)."""
         found = np.unique(raw)
-        return [v.item() for v in found if v.item() not in dict(self.values)]
+        return [v.item() for v in found if v.item() not in self.channels]
 
-    def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Translate raw label values (any shape, integers) to uint8 channels. Unknown values raise."""
+    def apply(self, raw: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray:
+        """Translate raw label values (any shape, integers) to uint8 channels. Unknown values raise ConfigError.
+
+        A table with ``pairs`` takes volumes (H W D) with their affine (4x4, voxel indices to mm); else ValueError.
+        """
+        if self.pairs and affine is None:
+            raise ValueError("which side a voxel lies on needs the affine of the label file")
         if unknown := self.unknown(raw):
             raise ConfigError(
                 where="label file",
                 field="values",
                 got=unknown,
-                expected=f"values {[v for v, _ in self.values]}",
+                expected=f"values {list(self.channels)}",
                 remedy="Name each value in the site file under 'labels'.",
             )
-        lookup = np.zeros(int(max(v for v, _ in self.values)) + 1, dtype=np.uint8)
-        for value, channel in self.values:
-            lookup[value] = channel
-        return lookup[raw.astype(np.int64)]
+        lookup = np.zeros(max(self.channels) + 1, dtype=np.uint8)
+        for value, channels in self.values:
+            lookup[value] = channels[0]
+        result = lookup[raw.astype(np.int64)]
+        for (_, left_channel), values in self.pairs.items():
+            _, left = split_sides(np.isin(raw, values), affine)
+            result[left] = left_channel
+        return result
 
 
 def _space_error(field: str, got: object, expected: str, remedy: str) -> ConfigError:

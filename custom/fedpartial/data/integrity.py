@@ -115,7 +115,7 @@ class Inspector:
             remedy = "Resample labels by nearest neighbour."
             return [_fault(case.label, "values", _shown(broken), "whole numbers", remedy)]
         if unknown := self.table.unknown(values):
-            expected = f"values {[value for value, _ in self.table.values]}"
+            expected = f"values {list(self.table.channels)}"
             remedy = f"Name each value in {self.site.where} under 'labels' ('background' leaves a structure out)."
             return [_fault(case.label, "values", _shown(np.array(unknown)), expected, remedy)]
         return self._annotated(case, values)
@@ -124,9 +124,8 @@ class Inspector:
         """A voxel of a class that the datalist says this case does not annotate is a contradiction."""
         if case.labels is None or not set(case.labels) <= set(self._named()):
             return []
-        channels = dict(self.table.values)
-        labelled = {0, *(self.space.index(name) for name in case.labels)}
-        extra = [value for value in values.astype(int).tolist() if channels[value] not in labelled]
+        labelled = {0, *(channel for name in case.labels for channel in self.space.channels_of(name))}
+        extra = [value for value in values.astype(int).tolist() if not labelled.issuperset(self.table.channels[value])]
         if not extra:
             return []
         got = ", ".join(f"{value} ({self.site.labels[value]})" for value in extra)

@@ -99,9 +99,13 @@ def preprocess_image(volume: Volume, preset: Preset) -> PreparedImage:
 def preprocess_label(volume: Volume, table: LabelTable, preset: Preset) -> np.ndarray:
     """Label channels, uint8 (H W D), by nearest neighbour on the grid of preprocess_image.
 
-    ``volume`` holds the file's raw values, ``table`` translates them.
+    ``volume`` holds the file's raw values, ``table`` translates them. Sides are told apart on the file's own grid:
+    a coarser one may join what lies close together.
     """
     grid = prepared_grid(volume.array.shape, volume.affine, preset.spacing_mm)
+    if table.pairs:
+        channels = Volume(array=table.apply(volume.array, volume.affine), affine=volume.affine)
+        return _resample_array(channels, grid, "nearest", np.uint8)
     return table.apply(_resample_array(volume, grid, "nearest", np.int32))
 
 

@@ -27,6 +27,7 @@ from fedpartial.data.integrity import Fault, Inspected, Inspector, Progress, lab
 from fedpartial.data.preprocess import preprocess_image, preprocess_label
 from fedpartial.data.stored_case import META, StoredCase, write_case
 from fedpartial.errors import needs_space
+from fedpartial.labels import LabelSpace
 from fedpartial.presets import Preset
 from fedpartial.sites import SiteConfig
 
@@ -190,10 +191,19 @@ def store_key(site: SiteConfig, preset: Preset) -> str:
         "spacing_mm": preset.spacing_mm,
         "window_hu": preset.window_hu,
         "normalise": (preset.normalise_subtract, preset.normalise_divide),
-        "label_space": asdict(preset.label_space),
+        "label_space": _plain(preset.label_space),
         "site_labels": sorted(site.labels.items()),
     }
     return hashlib.blake2b(json.dumps(decides).encode(), digest_size=6).hexdigest()
+
+
+def _plain(space: LabelSpace) -> dict:
+    """The space in plain values; sides only where there are some, so that older stores keep their key."""
+    plain = asdict(space)
+    for organ in plain["organs"]:
+        if not organ["sides"]:
+            del organ["sides"]
+    return plain
 
 
 def _case_name(case: Case) -> str:

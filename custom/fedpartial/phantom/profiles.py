@@ -59,6 +59,14 @@ PHANTOM_SITES: dict[str, PhantomSite] = {
         blur_mm=2.0,
         spacing_mm=(3.3, 5.6),
     ),
+    "full": PhantomSite(
+        labels=dict(enumerate(ABDOMEN.classes, start=1)),
+        training=8,
+        phase={"liver": 3.0, "spleen": 4.0, "pancreas": 3.0, "kidney": -4.0, "aorta": -5.0, "cava": 4.0},
+        noise_hu=9.5,
+        blur_mm=1.45,
+        spacing_mm=(2.9, 4.6),
+    ),
     "external": PhantomSite(
         labels=dict(enumerate(ABDOMEN.classes, start=1)),
         training=0,
@@ -70,7 +78,11 @@ PHANTOM_SITES: dict[str, PhantomSite] = {
         spacing_mm=(3.1, 4.8),
     ),
 }
-"""The four partially labelled sites of ConDistFL and a fully labelled external set that only tests."""
+"""The four partially labelled sites of ConDistFL, the fully labelled one of FL-PSMOS (METHODS 3.4), and an external
+set, fully labelled too, that only tests."""
 
-PHANTOM_POOLS = {"central": ("kidney", "liver", "pancreas", "spleen")}
+PHANTOM_POOLS = {
+    "central": ("kidney", "liver", "pancreas", "spleen"),
+    "psmos_central": ("full", "kidney", "liver", "pancreas", "spleen"),
+}
 """Sites whose data lies in one place, for centralised training."""

@@ -19,12 +19,14 @@ from fedpartial.presets.config import (
     Preset,
     UNetConfig,
 )
+from fedpartial.presets.psmos import PHANTOM_PSMOS, PSMOS_PAPER, SIDED_ORGANS
 from fedpartial.presets.segviz import PHANTOM_SEGVIZ, SEGVIZ_PAPER
 
 __all__ = [
     "ABDOMEN",
     "ORGANS",
     "PRESETS",
+    "SIDED_ORGANS",
     "AnyNetwork",
     "MenuConfig",
     "NetworkConfig",
@@ -35,7 +37,18 @@ __all__ = [
     "get_preset",
 ]
 
-PRESETS = {preset.name: preset for preset in (PHANTOM, PHANTOM_COARSE, ABDOMEN_PAPER, PHANTOM_SEGVIZ, SEGVIZ_PAPER)}
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        PHANTOM,
+        PHANTOM_COARSE,
+        ABDOMEN_PAPER,
+        PHANTOM_SEGVIZ,
+        SEGVIZ_PAPER,
+        PHANTOM_PSMOS,
+        PSMOS_PAPER,
+    )
+}
 
 
 def get_preset(name: str, *, merge_lesions: bool = False) -> Preset:

@@ -100,6 +100,10 @@ class Preset:
     five times slower than a pair. num_rounds, local_steps and finetune_steps (of a job with that phase) are what the
     preset was sized for; a job states its own. cpu_threads fixes torch's threads on CPU sites, so that sums do not
     depend on how many sites share the machine; None leaves torch's choice.
+
+    patch_keep says which patches are trained on (METHODS 3.4): "nnunet_oversample", all, of which foreground_fraction
+    are drawn around foreground; "fg_voxel_fraction" and "organ_coverage" draw again until a patch has more than
+    patch_keep_fraction of annotated foreground, or of the voxels of one annotated class (fedpartial.data.patch_keep).
     """
 
     name: str
@@ -121,6 +125,8 @@ class Preset:
     local_steps: int
     cpu_threads: int | None
     finetune_steps: int = 0
+    patch_keep: Literal["nnunet_oversample", "fg_voxel_fraction", "organ_coverage"] = "nnunet_oversample"
+    patch_keep_fraction: float = 0.33
 
     @property
     def air(self) -> float:

@@ -194,7 +194,8 @@ class SiteSession:
 
     def reference(self, case: StoredCase) -> np.ndarray:
         """The label file of a case as channels (uint8), on its own grid."""
-        return self._tables[case.folder].apply(load_label(case.label_path).array)
+        volume = load_label(case.label_path)
+        return self._tables[case.folder].apply(volume.array, volume.affine)
 
     def image(self, case: StoredCase) -> np.ndarray:
         """The image file of a case in HU, on its own grid."""
