@@ -19,7 +19,7 @@ from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.evaluation.report import ReportPaths, RunRecord, load_schema, read_report, validate_report, write_report
 from fedpartial.evaluation.table import console_table
 
-LATER_FIELDS = {"external_heads"}
+LATER_FIELDS = {"external_heads", "adapted_sites", "adapted_cases", "pretrain_rounds"}
 """Reports of earlier versions lack them."""
 HOSTILE = "<script>alert(1)</script>\"'&$x_1$"
 

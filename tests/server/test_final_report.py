@@ -11,6 +11,7 @@ from tiny_hospital import write_case
 from federation import TINY, tiny_plan
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.record import validate_report
+from fedpartial.evaluation.report import read_report
 from fedpartial.networks.assembled import assemble
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
@@ -315,3 +316,71 @@ def test_with_private_heads_the_model_itself_says_what_it_knows(tiny, tmp_path):
     weights = assemble({}, {"north": {name: tensor.numpy() for name, tensor in part.items()}}, {"north": 2})
     answers = {site: answer(site, {}, {}) for site in CLASSES}
     assert knows(tmp_path, heads_plan(), weights, answers) == ["pancreas", "kidney"]
+
+
+# --- site adaptation and runs without rounds ----------------------------------------------------------
+
+
+def test_adapted_models_reach_the_report_and_nothing_else(report, weights, tmp_path):
+    """They neither take part in the selection nor tell whose scores a site has."""
+    for site, shift in (("north", 0), ("south", 1)):
+        report.add_site_scores(
+            site, answer(site, {"adapted all": 0.99}, {"adapted all": shift, "adapted decoder_frozen": 3})
+        )
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {"final": 0.8}, {"final": 2}))
+    assert report.select({"final": weights}) == "final"
+    assert report.selected_dice == pytest.approx(0.8)
+    paths, table = report.write(tmp_path / "out", {"final": weights}, lambda: False)
+    found = read_report(paths.json)
+    assert list(found["adapted_sites"]) == list(found["adapted_cases"]) == ["all", "decoder_frozen"]
+    assert found["adapted_sites"]["all"]["north"]["liver"]["dice"]["mean"] == 1.0
+    assert found["adapted_cases"]["all"]["south"][0]["dice"]["spleen"] == pytest.approx(0.75)
+    assert found["sites"]["north"]["liver"]["dice"]["mean"] == pytest.approx(0.5), "the federated model's"
+    assert found["cross_site"]["adapted all"] == {
+        "north": {"liver": 1.0, "liver_tumor": None},
+        "south": {"spleen": pytest.approx(0.75)},
+    }
+    assert "Site adaptation" in table
+
+
+@pytest.mark.parametrize("name", ["adapted", "adapted ", "adapted heads", "adapted all "])
+def test_other_ways_of_adaptation_are_refused(report, name):
+    with pytest.raises(MetricsRefused, match="a known one"):
+        report.add_site_scores("north", answer("north", {}, {name: 0}))
+
+
+def without_rounds(tmp_path) -> FinalReport:
+    return FinalReport(plan=tiny_plan(num_rounds=0), history=RunHistory(0), config_dir=tmp_path / "local")
+
+
+FACTS = {"device": "cpu", "precision": "float32", "source": "site file", "setup_seconds": 1.5, "num_training": 2}
+
+
+def test_a_run_without_rounds_reports_the_model_that_it_started_from(tiny, tmp_path, weights):
+    report = without_rounds(tmp_path)
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {}, {"adapted all": 0}) | FACTS)
+        report.add_site_scores(site, answer(site, {"final": 0.6}, {"final": 1}) | FACTS)
+    assert report.select({"final": weights}) == "final"
+    paths, _ = report.write(tmp_path / "out", {"final": weights}, lambda: False)
+    found = read_report(paths.json)
+    assert found["selected_model"] == {"name": "final", "round": 0, "val_dice": pytest.approx(0.6)}
+    assert (found["rounds"], found["device"]) == ([], dict.fromkeys(CLASSES, "cpu"))
+    assert found["phases"]["data preparation (slowest site)"] == 1.5
+    assert found["exchange"]["bytes_up"] == 0
+    assert "0 rounds" in paths.html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change", [{"device": "gpu01"}, {"device": ["cpu"]}, {"num_training": None}, {"setup_seconds": float("nan")}]
+)
+def test_facts_that_are_none_are_not_kept(tiny, tmp_path, change):
+    report = without_rounds(tmp_path)
+    report.add_site_scores("north", answer("north", {"final": 0.6}, {"final": 1}) | FACTS | change)
+    assert report.history.facts == {}
+
+
+def test_facts_of_a_run_with_rounds_stay_those_of_its_updates(report):
+    report.add_site_scores("north", answer("north", {"final": 0.6}, {"final": 1}) | FACTS | {"num_training": 99})
+    assert report.history.facts["north"]["num_training"] == 2

@@ -84,10 +84,16 @@ def _leaking(sets: Mapping, space: LabelSpace) -> Iterator[str]:
 
 
 def _absent_sites(report: Mapping) -> Iterator[str]:
+    rounds = rounds_of_all(report)
     for site in report["sites"]:
-        absent = sum(site not in r["sites"] for r in report["rounds"])
-        if absent and any(r["sites"] for r in report["rounds"]):
-            yield f"{site} took no part in {absent} of {plural(len(report['rounds']), 'round')}."
+        absent = sum(site not in r["sites"] for r in rounds)
+        if absent and any(r["sites"] for r in rounds):
+            yield f"{site} took no part in {absent} of {plural(len(rounds), 'round')}."
+
+
+def rounds_of_all(report: Mapping) -> list[Mapping]:
+    """The rounds in which every site was meant to take part."""
+    return report["rounds"][report.get("pretrain_rounds", 0) :]  # reports of earlier versions know no pretraining
 
 
 def _few_cases(sets: Mapping) -> Iterator[str]:

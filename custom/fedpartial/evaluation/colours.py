@@ -10,6 +10,8 @@ COLOURS = {
     "pancreas_tumor": "#f2c838",
     "kidney": "#1f8194",
     "kidney_tumor": "#5fd0cf",
+    "kidney_right": "#1f8194",
+    "kidney_left": "#49a36b",
 }
 """Class -> colour, light enough for contours on a grey image and dark enough for a white page."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from fedpartial.evaluation.cautions import rounds_of_all
 from fedpartial.evaluation.compared_run import ComparedRun
 from fedpartial.evaluation.comparison_sets import ALL_CASES, TITLES
 from fedpartial.evaluation.formats import class_label, plural, short_commit
@@ -91,8 +92,9 @@ def _not_the_same_patients(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 def _absent_sites(runs: Sequence[ComparedRun]) -> Iterator[str]:
     for run in runs:
-        absent = sum(site not in entry["sites"] for site in run.report["sites"] for entry in run.report["rounds"])
-        if absent and any(entry["sites"] for entry in run.report["rounds"]):
+        rounds = rounds_of_all(run.report)
+        absent = sum(site not in entry["sites"] for site in run.report["sites"] for entry in rounds)
+        if absent and any(entry["sites"] for entry in rounds):
             yield f"In {run.method}, seed {run.seed}, sites were absent from rounds ({absent} times)."
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fedpartial.evaluation.compared_run import ComparedRun
 from fedpartial.evaluation.record import EXTERNAL_ORGANS
-from fedpartial.evaluation.summary import statistics
+from fedpartial.evaluation.summary import pooled_means, statistics
 
 METRICS = ("dice", "hd95_mm")
 LOWER_IS_BETTER = ("hd95_mm",)
@@ -38,7 +38,10 @@ def score_set(groups: Groups, which: str) -> dict:
 
 
 def _score_metric(groups: Groups, which: str, metric: str) -> dict[str, dict]:
-    means = {method: {run.seed: class_means(run, which, metric) for run in group} for method, group in groups.items()}
+    means = {
+        method: {run.seed: pooled_means(run.summaries(which), metric) for run in group}
+        for method, group in groups.items()
+    }
     names = list(dict.fromkeys(n for seeds in means.values() for classes in seeds.values() for n in classes))
     return {
         method: _score_method(by_seed, names, _expected(groups[method], which, names))
@@ -77,21 +80,6 @@ def _score_method(by_seed: Mapping[int, Mapping], names: Sequence[str], expected
 def _over_seeds(values) -> dict:
     found = statistics(values)
     return {"mean": found["mean"], "sd": found["sd"], "seeds": found["n"]}
-
-
-def class_means(run: ComparedRun, which: str, metric: str) -> dict[str, tuple[float, int]]:
-    """Class -> mean over the cases of all places, and their number; undefined and withheld means are left out.
-
-    Summaries give the same as the cases, and sites that send nothing else take part.
-    """
-    total: dict[str, tuple[float, int]] = {}
-    for summary in run.summaries(which):
-        for name, entry in summary.items():
-            mean, n = entry[metric]["mean"], entry[metric]["n"]
-            if mean is not None and n:
-                so_far, cases = total.get(name, (0.0, 0))
-                total[name] = (so_far + mean * n, cases + n)
-    return {name: (value / n, n) for name, (value, n) in total.items()}
 
 
 def best(scores: Mapping, metric: str, name: str | None) -> set[str]:

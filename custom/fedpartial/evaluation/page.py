@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedpartial.evaluation import figures, formats
+from fedpartial.evaluation.adaptation import adaptation_section
 from fedpartial.evaluation.cautions import find_cautions
 from fedpartial.evaluation.colours import colour
 from fedpartial.evaluation.exchange import exchange_section
@@ -72,6 +73,7 @@ def _context(report: Mapping, overlays: Sequence[Overlay], space: LabelSpace) ->
         "traffic": {way: sum(r[way] for r in report["rounds"]) for way in ("bytes_up", "bytes_down")},
         "site_totals": {site: _site_totals(report, site) for site in figures.site_names(report)},
         "models": _models(report),
+        "adaptation": adaptation_section(report, space.classes),
         "exchange": exchange_section(report["exchange"]),
         "external_heads": _external_heads(report),
         "figures": _figures(report, classes),

@@ -20,6 +20,7 @@ EXTERNAL_HEADS = "external_heads"
 """The external set with each class scored from the binary mask of its own head."""
 EXTERNAL_NAMES = (EXTERNAL, EXTERNAL_ORGANS, EXTERNAL_HEADS)
 """Names of the external set where cases are listed by site; no site may be called so."""
+_NOT_PLAIN = ("cases", "adapted_cases", "overlays")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,9 @@ class RunRecord:
     cross_site: model name -> site -> class -> mean Dice (None where undefined).
     selected_model: {name, round, val_dice}, None when the method selects none.
     cases: site or one of ``EXTERNAL_NAMES`` -> scores per case; the report numbers them and never names files.
+    adapted_sites, adapted_cases: way of site adaptation -> site -> what ``sites`` and ``cases`` hold, of the model that
+    the site has adapted to its own data in this way; {} in a run without.
+    pretrain_rounds: the first rounds, in which only some sites take part on purpose.
     notes: sentences for the reader. overlays: pictures for report.html only.
     """
 
@@ -71,13 +75,17 @@ class RunRecord:
     cross_site: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
     selected_model: Mapping[str, object] | None = None
     cases: Mapping[str, Sequence[CaseScores]] = field(default_factory=dict)
+    adapted_sites: Mapping[str, Mapping[str, Mapping[str, Mapping]]] = field(default_factory=dict)
+    adapted_cases: Mapping[str, Mapping[str, Sequence[CaseScores]]] = field(default_factory=dict)
+    pretrain_rounds: int = 0
     notes: Sequence[str] = ()
     overlays: Sequence[Overlay] = ()
 
     def to_report(self) -> dict:
         """The validated content of report.json: plain dicts and lists, without the pictures."""
-        report = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("cases", "overlays")}
-        report["cases"] = {site: [_numbered(i, s) for i, s in enumerate(c, 1)] for site, c in self.cases.items()}
+        report = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_PLAIN}
+        report["cases"] = _numbered(self.cases)
+        report["adapted_cases"] = {way: _numbered(by_site) for way, by_site in self.adapted_cases.items()}
         validate_report(report)
         return report
 
@@ -103,8 +111,13 @@ def validate_report(report: Mapping) -> None:
         raise ValueError("report.json breaks its contract:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
 
-def _numbered(number: int, scores: CaseScores) -> dict:
-    return {"case": number, **scores.to_dict()}
+def case_scores(case: Mapping) -> CaseScores:
+    """The scores of a numbered case of report.json."""
+    return CaseScores.from_dict({key: value for key, value in case.items() if key != "case"})
+
+
+def _numbered(cases: Mapping[str, Sequence[CaseScores]]) -> dict[str, list[dict]]:
+    return {site: [{"case": i, **scores.to_dict()} for i, scores in enumerate(c, 1)] for site, c in cases.items()}
 
 
 def _plain(value: object) -> object:

@@ -19,22 +19,24 @@ __all__ = ["Overlay", "ReportPaths", "RunRecord", "load_schema", "read_report", 
 
 SCORE_COLUMNS = ("site", "case", "class", "dice", "hd95_mm", "assd_mm", "status", "leakage")
 ROUND_COLUMNS = ("round", "site", "loss", "val_dice", "seconds", "bytes_up", "bytes_down")
+ADAPTED_COLUMNS = ("way", *SCORE_COLUMNS)
 WHOLE = "(federation)"
 """Site column of the rows of rounds.csv that are about the whole federation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPaths:
-    """The files of one report."""
+    """The files of one report; ``adapted_csv`` only of a run with site adaptation."""
 
     json: Path
     html: Path
     scores_csv: Path
     rounds_csv: Path
+    adapted_csv: Path | None = None
 
 
 def write_report(record: RunRecord, out_dir: Path, *, space: LabelSpace | None = None) -> ReportPaths:
-    """Validate ``record`` against the schema and write its four files into ``out_dir`` (made if needed).
+    """Validate ``record`` against the schema and write its files into ``out_dir`` (made if needed).
 
     space: order and groups of the classes; by default those of the record's preset. Raises ValueError,
     before any file is written, if the record breaks the contract.
@@ -48,10 +50,13 @@ def write_report(record: RunRecord, out_dir: Path, *, space: LabelSpace | None =
         html=out_dir / "report.html",
         scores_csv=out_dir / "scores.csv",
         rounds_csv=out_dir / "rounds.csv",
+        adapted_csv=out_dir / "adapted_scores.csv" if record.adapted_sites else None,
     )
     paths.json.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     paths.html.write_text(html, encoding="utf-8")
-    _write_csv(paths.scores_csv, SCORE_COLUMNS, _score_rows(report))
+    _write_csv(paths.scores_csv, SCORE_COLUMNS, _score_rows(report["sites"], report["cases"]))
+    if paths.adapted_csv is not None:
+        _write_csv(paths.adapted_csv, ADAPTED_COLUMNS, _adapted_rows(report))
     _write_csv(paths.rounds_csv, ROUND_COLUMNS, _round_rows(report))
     return paths
 
@@ -63,14 +68,20 @@ def read_report(path: Path) -> dict:
     return report
 
 
-def _score_rows(report: Mapping) -> Iterator[dict]:
-    for site, cases in report["cases"].items():
-        for case in cases:
+def _score_rows(summaries: Mapping, cases: Mapping) -> Iterator[dict]:
+    for site, found in cases.items():
+        for case in found:
             for name in case["status"]:
                 values = {key: case[key][name] for key in SCORE_COLUMNS[3:]}
                 yield {"site": site, "case": case["case"], "class": name, **values}
-    for site in (name for name in report["sites"] if name not in report["cases"]):
-        yield from _summary_rows(site, report["sites"][site])
+    for site in (name for name in summaries if name not in cases):
+        yield from _summary_rows(site, summaries[site])
+
+
+def _adapted_rows(report: Mapping) -> Iterator[dict]:
+    for way, summaries in report["adapted_sites"].items():
+        for row in _score_rows(summaries, report["adapted_cases"].get(way, {})):
+            yield {"way": way, **row}
 
 
 def _summary_rows(site: str, summary: Mapping) -> Iterator[dict]:

@@ -54,6 +54,21 @@ def statistics(values: Iterable[float | None]) -> dict[str, float | int | None]:
     }
 
 
+def pooled_means(summaries: Iterable[Mapping[str, Mapping]], metric: str) -> dict[str, tuple[float, int]]:
+    """Class -> mean over the cases of all summaries, and their number; undefined and withheld means are left out.
+
+    Summaries give the same as the cases, and sites that send nothing else take part.
+    """
+    total: dict[str, tuple[float, int]] = {}
+    for summary in summaries:
+        for name, entry in summary.items():
+            mean, n = entry[metric]["mean"], entry[metric]["n"]
+            if mean is not None and n:
+                so_far, cases = total.get(name, (0.0, 0))
+                total[name] = (so_far + mean * n, cases + n)
+    return {name: (value / n, n) for name, (value, n) in total.items()}
+
+
 def _class_summary(cases: Sequence[CaseScores], name: str) -> dict:
     annotated = [case for case in cases if name in case.status]
     summary: dict = {metric: statistics(getattr(case, metric)[name] for case in annotated) for metric in METRICS}

@@ -22,9 +22,9 @@ from fedpartial.networks.split import head_classes, is_shared
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
-from fedpartial.server.run_history import RunHistory
+from fedpartial.server.run_history import RunHistory, macro_dice
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import LOCAL
+from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED, FACT_NUMBERS, LOCAL, WORDS, is_number
 
 
 class FinalReport:
@@ -45,9 +45,12 @@ class FinalReport:
         """One site's answer: validation Dice and, by model, the scores of its test cases or a summary of them.
 
         Which of the two is the site's decision (ReportedMetrics). MetricsRefused, and nothing of it is kept, when a
-        part of the answer cannot be used.
+        part of the answer cannot be used. A site may answer several times, each time for other models: the ones it
+        has adapted to its own data before the ones that all sites score.
         """
         check_scores(site, answer, self.plan.config.label_space.classes)
+        if not self.history.rounds:
+            self._keep_facts(site, answer)
         for model, scores in answer["validation"].items():
             self.validation.setdefault(model, {})[site] = dict(scores)
         for model, scores in answer["testing"].items():
@@ -61,10 +64,20 @@ class FinalReport:
         self.cases.setdefault(model, {})[site] = cases
         return summarise(cases, space)
 
+    def _keep_facts(self, site: str, answer: Mapping) -> None:
+        """Without rounds no update has told what the site is; facts that are none are left out."""
+        words = all(str(answer.get(name)) in known for name, known in WORDS.items())
+        if words and all(is_number(answer.get(name)) for name in FACT_NUMBERS):
+            self.history.facts[site] = {name: answer[name] for name in (*WORDS, *FACT_NUMBERS)}
+            self.history.first_facts.setdefault(site, self.history.facts[site])
+
     def select(self, models: Mapping[str, object]) -> str:
-        """The final model when it scores at least as well as the best of the earlier rounds, else that one."""
+        """The final model when it scores at least as well as the best of the earlier rounds, else that one.
+
+        Without rounds the final model is the one that the run started from.
+        """
         self._phases["evaluation at the sites"] = time.monotonic() - self._started
-        dice = self.history.set_score(self.history.rounds[-1], self.validation.get("final", {}))
+        dice = self._score_final(self.validation.get("final", {}))
         if self.history.is_best(dice, self.plan.num_rounds) or "best" not in models:
             self.selected, self.selected_round, self.selected_dice = "final", self.plan.num_rounds, dice
         else:
@@ -72,12 +85,16 @@ class FinalReport:
             self.selected_dice = self.history.best_dice
         return self.selected
 
+    def _score_final(self, by_site: Mapping[str, Mapping[str, float]]) -> float | None:
+        rounds = self.history.rounds
+        return self.history.set_score(rounds[-1], by_site) if rounds else macro_dice(by_site)
+
     def select_local(self) -> None:
         """Standalone training: no model is better than another, every site has its own."""
         self._phases["evaluation at the sites"] = time.monotonic() - self._started
         by_model = self.validation
         own = {s: by_model[f"{LOCAL}{s}"][s] for s in self.history.facts if s in by_model.get(f"{LOCAL}{s}", {})}
-        self.history.set_score(self.history.rounds[-1], own)
+        self._score_final(own)
         self.selected = None
 
     def write(
@@ -163,6 +180,9 @@ class FinalReport:
             selected_model=self.selected
             and {"name": self.selected, "round": self.selected_round, "val_dice": self.selected_dice},
             cases={**dict(sorted(self._own_cases().items())), **self._external_cases(external)},
+            adapted_sites=_adapted(self.testing),
+            adapted_cases=_adapted(self.cases),
+            pretrain_rounds=plan.pretrain_rounds,
             notes=self._notes(external.cases),
             overlays=external.overlays,
         )
@@ -225,6 +245,12 @@ class FinalReport:
         if not external:
             notes.append("No external set: write local/sites/external.json at the server to score one.")
         return notes
+
+
+def _adapted(by_model: Mapping[str, Mapping[str, object]]) -> dict[str, dict]:
+    """Way -> site -> what is known of the model that the site has adapted in this way."""
+    found = {way: by_model.get(f"{ADAPTED}{way}", {}) for way in ADAPTATION_WAYS}
+    return {way: dict(sorted(by_site.items())) for way, by_site in found.items() if by_site}
 
 
 def render(table) -> str:
