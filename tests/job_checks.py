@@ -146,7 +146,7 @@ def head_faults(configs: dict[str, dict]) -> list[str]:
     server, client = ({entry["path"]: entry for _, entry in built_classes(configs[n])} for n in (SERVER, CLIENT))
     parts = {
         f"{SERVER}#/workflows: HeadCollection": any(path.endswith(".HeadCollection") for path in server),
-        f"{CLIENT}#/executors: HeadTaskExecutor": any(path.endswith(".HeadTaskExecutor") for path in client),
+        f"{CLIENT}#/executors: SiteExecutor": any(path.endswith(".SiteExecutor") for path in client),
         f"{CLIENT}#/components/learner/args/method: SegViz": "fedpartial.methods.segviz.SegViz" in client,
         f"{CLIENT}#/executors/0/tasks: fine_tune, collect": {"fine_tune", "collect"}
         <= {task for executor in configs[CLIENT]["executors"] for task in executor["tasks"]},

@@ -27,7 +27,7 @@ from test_private_heads_start import (
 from test_resume import interrupt
 
 from fedpartial.flare.head_collection import NOTHING
-from fedpartial.flare.head_tasks import COLLECT, FINE_TUNE
+from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.learner import LOCAL_MODEL
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics

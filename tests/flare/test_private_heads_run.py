@@ -22,7 +22,7 @@ from test_standalone import external_set
 from fedpartial.evaluation import page
 from fedpartial.evaluation.record import validate_report
 from fedpartial.flare.exchange_watch import EXCHANGE_FILE
-from fedpartial.flare.head_tasks import COLLECT, FINE_TUNE
+from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.learner import LOCAL_MODEL
 from fedpartial.flare.persistor import BEST_MODEL, TRUNK_MODEL
 from fedpartial.networks.split import HEADS, is_head

@@ -19,7 +19,7 @@ from nvflare.fuel.utils import fobs
 from fedpartial.errors import ConfigError
 from fedpartial.flare.final_evaluation import NO_WHOLE_MODELS, FinalEvaluation
 from fedpartial.flare.head_collection import HeadCollection
-from fedpartial.flare.head_tasks import HeadTaskExecutor
+from fedpartial.flare.site_executor import SiteExecutor
 from fedpartial.flare.learner import SiteLearner
 from fedpartial.flare.leaving import walk
 from fedpartial.flare.persistor import GLOBAL_MODEL, TRUNK_MODEL, GlobalModelFile
@@ -54,7 +54,7 @@ class HeadHospital(Hospital):
 
     def execute(self, task_name: str, task: Shareable, signal: Signal | None = None) -> Shareable:
         if self.executor is None or not self.lasting:
-            self.executor = HeadTaskExecutor("learner")
+            self.executor = SiteExecutor("learner")
             learner = SiteLearner(self.method, self.start_from)
             self.fl_ctx = context(Engine({"learner": learner}), self.name, self.root)
         sent = fobs.dumps(task)

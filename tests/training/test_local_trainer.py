@@ -60,6 +60,9 @@ class Spy:
     def needs_reference(self) -> bool:
         return self.inner.needs_reference()
 
+    def passes(self) -> int:
+        return self.inner.passes()
+
     def needs_heads(self) -> bool:
         return self.inner.needs_heads()
 

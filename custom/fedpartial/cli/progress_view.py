@@ -125,6 +125,10 @@ def _heads(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} has given its heads, {size(event['bytes_up'])}"
 
 
+def _adapted(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    return f"  {event['site']} has adapted the model to its own data"
+
+
 def _scored(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} has scored the models"
 
@@ -156,6 +160,7 @@ _WRITERS = {
     "phase": _phase,
     "tuned": _tuned,
     "heads": _heads,
+    "adapted": _adapted,
     "scored": _scored,
     "failure": _failure,
     "optimizer": _optimizer,

@@ -113,6 +113,8 @@ class FinalEvaluation(SiteTasks):
             config_dir=_config_dir(fl_ctx),
             fusion=self.fusion,
         )
+        for site, answer in sorted(self.recorder.adapted.items()):
+            self.report.add_site_scores(site, answer)
         root = Path(job_root(fl_ctx))
         standalone = self.persistor.standalone(fl_ctx) and not self.plan.plan.private_heads
         models = {} if standalone else self._global_models(root, fl_ctx)

@@ -12,9 +12,9 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from fedpartial.flare.head_tasks import COLLECT, FINE_TUNE
 from fedpartial.flare.persistor import GLOBAL_MODEL, TRUNK_MODEL, read_own
 from fedpartial.flare.plan import job_root
+from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.networks.assembled import assemble

@@ -19,6 +19,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.learner_spec import Learner
 from nvflare.app_common.app_constant import AppConstants, ValidateType
+from torch import Tensor
 
 from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space
 from fedpartial.flare.code_check import check_task_code
@@ -27,23 +28,27 @@ from fedpartial.flare.plan import job_root, plan_of_task, site_name
 from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
 from fedpartial.methods.base import Method, check_choice
 from fedpartial.networks.canonical import StateMismatch
-from fedpartial.networks.fusion import read_fusion
+from fedpartial.networks.fusion import LOG_ODDS, Fusion, read_fusion
 from fedpartial.sites import read_site
+from fedpartial.training.adaptation import AdaptationPlan
 from fedpartial.training.checkpoint import adopt_states
 from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import StartFrom, TrainingDiverged, TrainingStopped
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import GLOBAL_MODELS, LOCAL, TRAINING_CASES, VALIDATION
+from fedpartial.training.reported import ADAPTED, GLOBAL_MODELS, LOCAL, TRAINING_CASES, VALIDATION
 from fedpartial.training.site_session import SiteSession
 
 STATE = "state"
 LOCAL_MODEL = "local_model.safetensors"
+ADAPTED_MODEL = "adapted_{}.safetensors"
 MODELS = "fedpartial_models"
 VALIDATED = "fedpartial_validated"
 """Names of the models in a task whose validation Dice is asked for; a site never validates another's local model."""
 FUSION = "fedpartial_fusion"
 """How private heads become one label map."""
+ADAPTATION = "fedpartial_adaptation"
+"""The plan of an adaptation in its task."""
 EXPECTED_ERRORS = (ConfigError, DataFaults, NoSpaceLeft, StateMismatch, TrainingDiverged)
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -91,6 +96,10 @@ class SiteLearner(Learner):
     def collect(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """The site's private part, asked for once when training is over."""
         return self._guarded(self._collect, data, fl_ctx, abort_signal)
+
+    def adapt(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Adapt the federated model to the site's data; the models stay here, the answer is numbers."""
+        return self._guarded(self._adapt, data, fl_ctx, abort_signal)
 
     def abort(self, fl_ctx: FLContext) -> None:
         """The abort signal is looked at before every step; there is nothing else to stop."""
@@ -153,7 +162,7 @@ class SiteLearner(Learner):
             self._spoke = time.monotonic()
             schedule = self._session.trainer.schedule
             in_rounds = self._round < schedule.num_rounds
-            place = f"round {self._round + 1}/{schedule.num_rounds}" if in_rounds else "fine-tuning"
+            place = f"round {self._round + 1}/{schedule.num_rounds}" if in_rounds else "after the rounds"
             place = f"{place} step {step}"
             self.logger.info(f"{self.site}: {place} loss {loss:.3f}")
 
@@ -198,6 +207,17 @@ class SiteLearner(Learner):
             return _failed("the site has no head to give: it has not finished a round")
         return DXO(data_kind=DataKind.WEIGHTS, data=to_arrays(private)).to_shareable()
 
+    def _adapt(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        session, plan = self._open(task, fl_ctx), AdaptationPlan.from_dict(task.get(ADAPTATION))
+        weights, answer = weights_of_task(task), _no_scores()
+        self._round = session.plan.num_rounds
+        for way in plan.ways:
+            adapted = session.adapt(weights, way, plan, lambda: abort_signal.triggered)
+            info = model_info(session.plan, session.plan.num_rounds, adapted.dice)
+            save_model(self.root / ADAPTED_MODEL.format(way), to_arrays(adapted.weights), info)
+            self._add_scores(answer, f"{ADAPTED}{way}", adapted.weights, session, fl_ctx, abort_signal)
+        return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
+
     def _write_local_model(self, session: SiteSession) -> None:
         info = model_info(session.plan, min(self._round + 1, session.plan.num_rounds))
         save_model(self.root / LOCAL_MODEL, to_arrays(session.trainer.local_weights()), info)
@@ -219,22 +239,43 @@ class SiteLearner(Learner):
 
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Validation Dice of every model in the task and full scores on the site's test cases."""
+        session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
+        answer = _no_scores()
+        for name, arrays in task[MODELS].items():
+            validated = name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}")
+            given = {"validated": validated, "fusion": fusion}
+            self._add_scores(answer, name, to_tensors(arrays), session, fl_ctx, abort_signal, **given)
+        return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
+
+    def _add_scores(
+        self,
+        answer: dict[str, dict],
+        name: str,
+        weights: Mapping[str, Tensor],
+        session: SiteSession,
+        fl_ctx: FLContext,
+        abort_signal: Signal,
+        *,
+        validated: bool = True,
+        fusion: Fusion = LOG_ODDS,
+    ) -> None:
+        """One model's scores on the site's cases, under its name."""
         from fedpartial.evaluation.overlays import case_mean
 
-        session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
-        result: dict[str, dict] = {name: {} for name in (*VALIDATION.values(), "testing")}
-        for name, arrays in task[MODELS].items():
-            weights = to_tensors(arrays)
-            if name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}"):
-                numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
-                for field, by_model in VALIDATION.items():
-                    result[by_model][name] = numbers[field]
-            scores = session.score(weights, lambda: abort_signal.triggered, fusion)
-            _stop_if(abort_signal)
-            result["testing"][name] = [s.to_dict() for s in scores]
-            means = [m for m in map(case_mean, scores) if m is not None]
-            self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
-        return DXO(data_kind=DataKind.METRICS, data={**result, **self._facts(session)}).to_shareable()
+        if validated:
+            numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
+            for field, by_model in VALIDATION.items():
+                answer[by_model][name] = numbers[field]
+        scores = session.score(weights, lambda: abort_signal.triggered, fusion)
+        _stop_if(abort_signal)
+        answer["testing"][name] = [s.to_dict() for s in scores]
+        means = [m for m in map(case_mean, scores) if m is not None]
+        self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
+
+
+def _no_scores() -> dict[str, dict]:
+    """An answer to an evaluation, still without a model."""
+    return {name: {} for name in (*VALIDATION.values(), "testing")}
 
 
 def validation_numbers(scores: Mapping[str, Sequence[float]]) -> dict[str, dict]:

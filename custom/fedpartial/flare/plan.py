@@ -33,6 +33,9 @@ class RunPlan(FLComponent):
         merge_lesions: bool = False,
         exchange: Exchange = "all",
         finetune_steps: int = 0,
+        pretrain_rounds: int = 0,
+        pretrain_sites: Sequence[str] = (),
+        validate_every: int = 1,
         resumed_jobs: Sequence[str] = (),
     ):
         super().__init__()
@@ -45,6 +48,9 @@ class RunPlan(FLComponent):
             merge_lesions=merge_lesions,
             exchange=exchange,
             finetune_steps=finetune_steps,
+            pretrain_rounds=pretrain_rounds,
+            pretrain_sites=pretrain_sites,
+            validate_every=validate_every,
             resumed_jobs=resumed_jobs,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from nvflare.apis.dxo import from_shareable
@@ -38,6 +39,7 @@ class RunRecorder(Widget):
         super().__init__()
         self.plan_id, self.persistor_id = plan_id, persistor_id
         self.history: RunHistory | None = None
+        self.adapted: dict[str, Mapping] = {}  # the sites' answers to adaptation, for the report
         self.failures: dict[str, str] = {}
         self.gone: set[str] = set()
         self.suspects: list[str] = []
@@ -76,8 +78,15 @@ class RunRecorder(Widget):
 
     def _round_started(self, fl_ctx: FLContext) -> None:
         self.num_sites = len(fl_ctx.get_engine().get_clients())
-        self.history.start_round(fl_ctx.get_prop(AppConstants.CURRENT_ROUND))
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        self.history.start_round(number)
+        self._say_phase(plan_of_server(fl_ctx, self.plan_id).plan, number)
         self._end_if(self.exchange.round_started(fl_ctx), fl_ctx)
+
+    def _say_phase(self, plan: Plan, number: int) -> None:
+        if plan.pretrain_rounds and number in (0, plan.pretrain_rounds):
+            name = f"pretraining at {', '.join(plan.pretrain_sites)}" if number == 0 else "federated rounds"
+            self.progress.write("phase", name=name)
 
     def _end_if(self, fault: str | None, fl_ctx: FLContext) -> bool:
         """End the run when the exchange is not what it claims to be."""
@@ -97,8 +106,10 @@ class RunRecorder(Widget):
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         scores = list(metrics["val_dice"].values())
         dice = sum(scores) / len(scores) if scores else None
-        left = self.history.remaining_seconds(self.num_sites)
-        self._look_at_optimizer(site, metrics["optimizer_round"], fl_ctx)
+        plan = plan_of_server(fl_ctx, self.plan_id).plan
+        skipped = plan.pretrain_rounds * max(self.num_sites - len(plan.pretrain_sites), 0)
+        left = self.history.remaining_seconds(self.num_sites, skipped)
+        self._look_at_optimizer(site, metrics["optimizer_round"], plan, fl_ctx)
         self.progress.write(
             "update",
             round=number,
@@ -118,19 +129,24 @@ class RunRecorder(Widget):
         )
         self._end_if(self.exchange.update_received(site, dxo.data, metrics, fl_ctx), fl_ctx)
 
-    def _look_at_optimizer(self, site: str, left_by: int, fl_ctx: FLContext) -> None:
+    def _look_at_optimizer(self, site: str, left_by: int, plan: Plan, fl_ctx: FLContext) -> None:
         """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
-        if left_by == fl_ctx.get_prop(AppConstants.CURRENT_ROUND) - 1:
+        number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        if left_by == (FRESH if plan.schedule.starts_anew(number) else number - 1):
             return
-        heads = " and heads" if plan_of_server(fl_ctx, self.plan_id).plan.private_heads else ""
+        heads = " and heads" if plan.private_heads else ""
         state = f"a fresh optimiser{heads}" if left_by == FRESH else f"the optimiser{heads} of round {left_by + 1}"
         self.log_warning(fl_ctx, f"site {site} trains with {state}")
         self.progress.write("optimizer", site=site, state=state)
 
     def _score_incoming_model(self, fl_ctx: FLContext) -> None:
-        """Runs before aggregation, while GLOBAL_MODEL is still the model the round started from."""
+        """Runs before aggregation, while GLOBAL_MODEL is still the model the round started from.
+
+        What only the pretraining sites have scored is not compared with what all have scored."""
         dice = self.history.score_incoming()
         finished = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
+        if plan_of_server(fl_ctx, self.plan_id).plan.is_pretraining(finished):
+            return
         if self.persistor.selects_rounds(fl_ctx) and self.history.is_best(dice, finished):
             weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
             self.persistor.write(BEST_MODEL, weights, finished, dice, fl_ctx)

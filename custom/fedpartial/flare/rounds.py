@@ -12,14 +12,22 @@ from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedpartial.errors import ConfigError
+from fedpartial.flare.persistor import GLOBAL_MODEL
+from fedpartial.flare.plan import plan_of_server
 from fedpartial.flare.recorder import RunRecorder
+
+NOTHING_TO_DO = (
+    "num_rounds is 0, and there is no model to start from: name one (--start-from MODEL) or train some rounds"
+)
 
 
 class FederatedRounds(ScatterAndGather):
-    """Rounds until num_rounds are finished.
+    """Rounds until num_rounds are finished. In the plan's pretraining rounds only its pretraining sites take part.
 
     Args:
         min_clients: accepted updates that a round needs (k of n).
@@ -36,6 +44,7 @@ class FederatedRounds(ScatterAndGather):
         persistor_id: str = "persistor",
         shareable_generator_id: str = "shareable_generator",
         recorder_id: str = "recorder",
+        plan_id: str = "plan",
     ):
         super().__init__(
             min_clients=min_clients,
@@ -48,7 +57,7 @@ class FederatedRounds(ScatterAndGather):
             shareable_generator_id=shareable_generator_id,
             snapshot_every_n_rounds=0,
         )
-        self.recorder_id = recorder_id
+        self.recorder_id, self.plan_id = recorder_id, plan_id
         self._total_rounds = num_rounds
         self._asked: list[str] = []
         self._accepted: set[str] = set()
@@ -57,14 +66,25 @@ class FederatedRounds(ScatterAndGather):
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Go on after the finished rounds of an interrupted run."""
+        self._plan = plan_of_server(fl_ctx, self.plan_id).plan
+        persistor = self._engine.get_component(self.persistor_id)
         try:
-            self._start_round = self._engine.get_component(self.persistor_id).finished_rounds(fl_ctx)
+            self._start_round = persistor.finished_rounds(fl_ctx)
         except ConfigError as error:
             self.system_panic(str(error), fl_ctx)
+            return
+        if not self._total_rounds and not persistor.start_from:
+            self.system_panic(NOTHING_TO_DO, fl_ctx)
             return
         self._num_rounds = self._total_rounds - self._start_round
         self._recorder().silence.listen(self.communicator)
         super().start_controller(fl_ctx)
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        if not self._total_rounds:
+            weights = self._global_weights[ModelLearnableKey.WEIGHTS]
+            self.persistor.write(GLOBAL_MODEL, weights, 0, None, fl_ctx)
+        super().control_flow(abort_signal, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Leave word of the sites reported dead: the next workflow has a communicator of its own, and FLARE reports a
@@ -86,14 +106,29 @@ class FederatedRounds(ScatterAndGather):
             self._check_reachable(fl_ctx)
 
     def living(self) -> list[Client]:
-        """The sites that take part and are not known to be gone."""
+        """The sites of the job that are not known to be gone."""
         return [client for client in self._engine.get_clients() if not self.get_client_disconnect_time(client.name)]
 
+    @property
+    def _pretraining(self) -> bool:
+        return self._plan.is_pretraining(self._current_round)
+
+    @property
+    def _needed(self) -> int:
+        """Accepted updates without which this round fails."""
+        return len(self._plan.pretrain_sites) if self._pretraining else self._min_clients
+
+    def _expected(self) -> set[str]:
+        """Names of the sites that take part in this round when nothing is wrong."""
+        if self._pretraining:
+            return set(self._plan.pretrain_sites)
+        return {client.name for client in self._engine.get_clients()}
+
     def broadcast_and_wait(self, task, fl_ctx, targets=None, min_responses=0, **options) -> None:
-        """Ask the living sites and wait for all of them; less than min_clients updates end the job."""
-        sites = self.living()
+        """Ask the living sites of this round and wait for all of them; too few updates end the job."""
+        sites = [site for site in self.living() if site.name in self._expected()]
         self._asked, self._accepted, self._refused = [site.name for site in sites], set(), set()
-        if len(sites) < self._min_clients:
+        if len(sites) < self._needed:
             self._stop(set(), fl_ctx)
             return
         options["wait_time_after_min_received"] = 0
@@ -101,7 +136,7 @@ class FederatedRounds(ScatterAndGather):
         with self._recorder().silence.watched(self.communicator, self._engine):
             super().broadcast_and_wait(task=task, fl_ctx=fl_ctx, targets=sites, min_responses=len(sites), **options)
         self._waiting = False
-        if len(self._accepted) < self._min_clients and not options["abort_signal"].triggered:
+        if len(self._accepted) < self._needed and not options["abort_signal"].triggered:
             self._stop(set(self._asked) - self._accepted, fl_ctx)
 
     def _accept_train_result(
@@ -122,18 +157,20 @@ class FederatedRounds(ScatterAndGather):
     def _check_reachable(self, fl_ctx: FLContext) -> None:
         """End the job when too few of the asked sites can still give an update."""
         awaited = {client.name for client in self.living()} & set(self._asked) - self._refused
-        if len(self._accepted | awaited) < self._min_clients:
+        if len(self._accepted | awaited) < self._needed:
             self._stop(self._refused, fl_ctx)
 
     def _stop(self, silent: set[str], fl_ctx: FLContext) -> None:
         """End the job; the reason names every site that is missing and why."""
         known = self._recorder().failures
         living = {client.name for client in self.living()}
-        gone = {client.name for client in self._engine.get_clients()} - (set(self._asked) & living) - self._accepted
-        reasons = {**dict.fromkeys(silent, "no answer"), **dict.fromkeys(gone, "gone"), **known}
+        gone = self._expected() - (set(self._asked) & living) - self._accepted
+        absent = self._expected() - {client.name for client in self._engine.get_clients()}
+        reasons = dict.fromkeys(silent, "no answer") | dict.fromkeys(gone, "gone")
+        reasons |= dict.fromkeys(absent, "takes no part in this job, and the plan's pretrain_sites name it") | known
         why = "; ".join(f"{name}: {reasons[name]}" for name in sorted(gone | silent))
         self.system_panic(
-            f"round {self._current_round + 1} needs {self._min_clients} update(s) and cannot get them. {why}. "
+            f"round {self._current_round + 1} needs {self._needed} update(s) and cannot get them. {why}. "
             "Finished rounds are kept: see 'fedpartial resume'.",
             fl_ctx,
         )

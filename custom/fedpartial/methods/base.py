@@ -30,6 +30,7 @@ class RoundContext:
     groups: bool (G, C), the organ groups of the label space. parameters: the live parameters of the network in
     training; reference: the same of the global model, frozen, for a method that needs_reference, else empty.
     head_channels: the label space's channel of each private head, in the order of the outputs; empty for a joint head.
+    pass_number: of the passes of one step, from 0.
     """
 
     round_number: int
@@ -38,6 +39,7 @@ class RoundContext:
     parameters: Sequence[Tensor] = ()
     reference: Sequence[Tensor] = ()
     head_channels: tuple[int, ...] = ()
+    pass_number: int = 0
 
 
 class Method(Protocol):
@@ -51,6 +53,12 @@ class Method(Protocol):
 
     def needs_heads(self) -> bool:
         """Whether the objective is one of private heads; every other one is of a joint head."""
+
+    def passes(self) -> int:
+        """Passes of the network for one batch, each with an objective and an optimiser step of its own.
+
+        With more than one the network says what a pass computes (``train_pass``), and ``loss`` is asked for each.
+        """
 
     def loss(
         self,

@@ -50,6 +50,9 @@ class ConDistFL:
     def needs_reference(self) -> bool:
         return False
 
+    def passes(self) -> int:
+        return 1
+
     def needs_heads(self) -> bool:
         return False
 

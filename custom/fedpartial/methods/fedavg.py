@@ -46,6 +46,9 @@ class FedAvg:
     def needs_reference(self) -> bool:
         return False
 
+    def passes(self) -> int:
+        return 1
+
     def needs_heads(self) -> bool:
         return False
 

@@ -40,6 +40,9 @@ class FedProx:
     def needs_reference(self) -> bool:
         return self.mu > 0
 
+    def passes(self) -> int:
+        return 1
+
     def needs_heads(self) -> bool:
         return False
 

@@ -33,6 +33,9 @@ class SegViz:
     def needs_reference(self) -> bool:
         return False
 
+    def passes(self) -> int:
+        return 1
+
     def needs_heads(self) -> bool:
         return True
 

@@ -115,11 +115,11 @@ class RunHistory:
         current.seconds = time.monotonic() - current.started
         return current.seconds
 
-    def remaining_seconds(self, sites_per_round: int) -> float | None:
-        """Time left at the pace so far, counted in site updates."""
+    def remaining_seconds(self, sites_per_round: int, skipped: int = 0) -> float | None:
+        """Time left at the pace so far, counted in site updates; ``skipped`` are those of rounds not for all sites."""
         done = self._updates()
         now = done - self._updates_before
-        total = self.num_rounds * max(sites_per_round, 1)
+        total = self.num_rounds * max(sites_per_round, 1) - skipped
         if not now:
             return None
         return (time.monotonic() - self._started) * max(total - done, 0) / now

@@ -19,7 +19,17 @@ from fedpartial.training.checkpoint import read_tensors, write_tensors
 from fedpartial.training.plan import Plan
 
 RUN_STATE = "run_state.safetensors"
-SAME = ("preset", "num_rounds", "local_steps", "seed", "merge_lesions", "exchange", "finetune_steps")
+SAME = (
+    "preset",
+    "num_rounds",
+    "local_steps",
+    "seed",
+    "merge_lesions",
+    "exchange",
+    "finetune_steps",
+    "pretrain_rounds",
+    "pretrain_sites",
+)
 """What a continued run must have in common with the run it continues: the schedules follow from it."""
 
 
@@ -36,11 +46,11 @@ class RunState:
     def check_continues(self, plan: Plan, where: str) -> None:
         """Raise ConfigError unless ``plan`` is the same run. With all rounds finished, only the evaluation is left."""
         for field in SAME:
-            if self.plan[field] != getattr(plan, field):
+            if self.plan[field] != (value := plan.to_dict()[field]):
                 raise ConfigError(
                     where=where,
                     field=field,
-                    got=getattr(plan, field),
+                    got=value,
                     expected=f"{self.plan[field]!r}, as in the run that is continued",
                     remedy="Learning rates and loss weights follow from it: continue with the same value.",
                 )

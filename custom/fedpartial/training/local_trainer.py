@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from fedpartial.data.loader import BatchStream
 from fedpartial.data.sampler import Batch, PatchSampler
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
-from fedpartial.methods.base import LossTerms, Method, RoundContext
+from fedpartial.methods.base import Method, RoundContext
 from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.networks.canonical import StateMismatch, canonical_state, canonical_tensors, load_canonical
 from fedpartial.networks.split import Exchange, is_shared
@@ -28,7 +29,7 @@ from fedpartial.presets import Preset
 from fedpartial.training.checkpoint import SiteState, load_state_before, save_state
 from fedpartial.training.optimizer import Optimizer, build_optimizer
 from fedpartial.training.precision import Precision
-from fedpartial.training.schedule import Schedule
+from fedpartial.training.schedule import PlateauState, Schedule
 
 StartFrom = Literal["global", "local"]
 WEIGHTS = "network/"
@@ -52,6 +53,16 @@ class RoundResult:
     update: dict[str, Tensor]
     num_steps: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What makes a round's steps go on where an earlier round's ended; ``round`` is FRESH when nothing does."""
+
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    plateau: PlateauState
+    round: int
 
 
 class LocalTrainer:
@@ -80,12 +91,15 @@ class LocalTrainer:
         self.preset, self.method, self.schedule, self.precision = preset, method, schedule, precision
         self.start_from, self.exchange, self.head_classes = start_from, exchange, head_classes
         self.state_dir, self.num_workers, self.on_step = state_dir, num_workers, on_step
-        self.sampler = PatchSampler(cases, preset, seed=seed, site=site)
+        self._sampler = partial(PatchSampler, preset=preset, seed=seed, site=site)
+        self._cases, self._site = cases, site
+        self.sampler = self._sampler(cases)
         self.network = self._build(seed)
         self._first_private = {n: t for n, t in canonical_state(self.network).items() if not is_shared(n, exchange)}
         self._teacher: nn.Module | None = None
         self._seed = seed
-        length = f"{schedule.num_rounds} x {schedule.local_steps} steps"
+        pretraining = f", {schedule.pretrain_rounds} rounds of pretraining" if schedule.pretrain_rounds else ""
+        length = f"{schedule.num_rounds} x {schedule.local_steps} steps{pretraining}"
         kept = ", own weights" if start_from == "local" else ""
         self._run = f"{type(method).__name__}{kept}, preset {preset.name}, seed {seed}, {length}"
         self.groups = torch.from_numpy(preset.label_space.group_matrix()).to(precision.device)
@@ -108,16 +122,19 @@ class LocalTrainer:
         taken = self.load(weights, round_number)
         context = self.context(round_number)
         teacher = self._load_teacher(weights) if self.method.needs_teacher(context) else None
-        optimizer, scaler, optimizer_round = self._restore_optimizer(round_number)
+        restored = self._restore(round_number)
         first = round_number * self.schedule.local_steps
         span = range(first, first + self.schedule.local_steps)
+        rate = partial(self.schedule.learning_rate, self.preset.optimizer, factor=restored.plateau.factor)
         self.network.train()
-        sums = self.run_steps(span, context, optimizer, scaler, stop, teacher=teacher)
+        sums = self.run_steps(
+            span, context, restored.optimizer, restored.scaler, stop, learning_rate=rate, teacher=teacher
+        )
         update = self._update(weights)
-        self.save(round_number, optimizer, scaler)
         metrics = {name: value / len(span) for name, value in sums.items()}
+        self.save(round_number, restored.optimizer, restored.scaler, self._plateau(restored, metrics["loss"]))
         metrics["seconds"] = time.monotonic() - started
-        metrics["optimizer_round"] = optimizer_round
+        metrics["optimizer_round"] = restored.round
         metrics["tensors_taken"] = taken
         return RoundResult(update=update, num_steps=len(span), metrics=metrics)
 
@@ -169,50 +186,73 @@ class LocalTrainer:
         scaler: torch.amp.GradScaler,
         stop: Callable[[], bool],
         *,
+        learning_rate: Callable[[int], float],
         teacher: nn.Module | None = None,
-        learning_rate: Callable[[int], float] | None = None,
     ) -> dict[str, float]:
         """Train the steps of ``span`` (global step numbers) in the network's present mode; sums of the loss terms.
 
-        learning_rate: of a global step; by default the schedule's.
+        learning_rate: of a global step.
         """
-        learning_rate = learning_rate or (lambda step: self.schedule.learning_rate(self.preset.optimizer, step))
-        device = self.precision.device
-        stream = BatchStream(
-            self.sampler, start=span.start, stop=span.stop, num_workers=self.num_workers, device=device
-        )
+        device, sampler = self.precision.device, self._sampler_of(context.round_number)
+        stream = BatchStream(sampler, start=span.start, stop=span.stop, num_workers=self.num_workers, device=device)
         sums: dict[str, float] = {}
         for done, (step, batch) in enumerate(zip(span, stream, strict=True), start=1):
             if stop():
                 raise TrainingStopped(f"stopped before step {done} of round {context.round_number}")
             optimizer.lr = learning_rate(step)
-            terms = self._step(batch, context, teacher, optimizer, scaler, step)
-            for name, value in {"loss": terms.total, **terms.parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            for name, value in self._step(batch, context, teacher, optimizer, scaler, step).items():
+                sums[name] = sums.get(name, 0.0) + value
             if self.on_step:
                 self.on_step(done, sums["loss"] / done)
         return sums
 
-    def _step(self, batch: Batch, context: RoundContext, teacher, optimizer, scaler, step: int) -> LossTerms:
+    def _sampler_of(self, round_number: int) -> PatchSampler:
+        """Pretraining sees only the cases that annotate every class."""
+        if round_number >= self.schedule.pretrain_rounds:
+            return self.sampler
+        if full := [case for case in self._cases if case.labelled[1:].all()]:
+            return self._sampler(full)
+        raise ConfigError(
+            where=f"site {self._site}",
+            field="pretrain_sites",
+            got="no training case that annotates every class",
+            expected=f"cases with all of {', '.join(self.preset.label_space.classes)}",
+            remedy="Name a fully annotated site in the job's pretrain_sites, or set pretrain_rounds to 0.",
+        )
+
+    def _step(self, batch: Batch, context: RoundContext, teacher, optimizer, scaler, step: int) -> dict[str, float]:
+        """One batch: the loss and its parts, added up over the passes of the method."""
         device = self.precision.device
         image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
         label = batch.label.to(device, non_blocking=True)
         labelled = batch.labelled.to(device, non_blocking=True)
-        with self.precision.autocast():
-            outputs = training_outputs(self.network(image), self.preset.network)
-            with torch.no_grad():
-                teacher_logits = None if teacher is None else teacher(image)
-        terms = self.method.loss(outputs, teacher_logits, label, labelled, context)
-        if not torch.isfinite(terms.total):
-            raise TrainingDiverged(f"loss is {terms.total.item()} at step {step} of round {context.round_number}")
+        found: dict[str, float] = {}
+        for number in range(self.method.passes()):
+            with self.precision.autocast():
+                outputs = self._outputs(image, labelled, number)
+                with torch.no_grad():
+                    teacher_logits = None if teacher is None else teacher(image)
+            terms = self.method.loss(outputs, teacher_logits, label, labelled, replace(context, pass_number=number))
+            self._descend(terms.total, optimizer, scaler, f"step {step} of round {context.round_number}")
+            for name, value in {"loss": terms.total, **terms.parts}.items():
+                found[name] = found.get(name, 0.0) + float(value.detach())
+        return found
+
+    def _outputs(self, image: Tensor, labelled: Tensor, pass_number: int) -> tuple[Tensor, ...]:
+        if self.method.passes() > 1:
+            return self.network.train_pass(image, labelled, pass_number)
+        return training_outputs(self.network(image), self.preset.network)
+
+    def _descend(self, loss: Tensor, optimizer: Optimizer, scaler: torch.amp.GradScaler, place: str) -> None:
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(f"loss is {loss.item()} at {place}")
         optimizer.zero_grad()
-        scaler.scale(terms.total).backward()
+        scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         if self.preset.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.preset.optimizer.clip_norm)
         scaler.step(optimizer)
         scaler.update()
-        return terms
 
     def _update(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         local = self.finite_weights()
@@ -225,16 +265,22 @@ class LocalTrainer:
             raise TrainingDiverged(f"{len(bad)} tensor(s) are not finite after training, first {bad[0]!r}")
         return local
 
-    def _restore_optimizer(self, round_number: int) -> tuple[Optimizer, torch.amp.GradScaler, int]:
-        """The optimiser as an earlier round left it, and the number of that round; FRESH for a new one."""
+    def _restore(self, round_number: int) -> Restored:
+        """The optimiser as an earlier round left it; a new one at the start of a phase."""
         optimizer = build_optimizer(dict(self.network.named_parameters()), self.preset.optimizer)
         scaler, state = self.fresh_scaler(), self._state_before(round_number)
-        if state is None:
-            return optimizer, scaler, FRESH
+        if state is None or self.schedule.starts_anew(round_number):
+            return Restored(optimizer=optimizer, scaler=scaler, plateau=PlateauState(), round=FRESH)
         optimizer.load({n: t for n, t in state.tensors.items() if not n.startswith(WEIGHTS)})
         if self.precision.needs_scaler and state.values["scaler"]:
             scaler.load_state_dict(state.values["scaler"])
-        return optimizer, scaler, state.values["round"]
+        plateau = PlateauState.from_dict(state.values.get("plateau"))
+        return Restored(optimizer=optimizer, scaler=scaler, plateau=plateau, round=state.values["round"])
+
+    def _plateau(self, restored: Restored, loss: float) -> PlateauState:
+        """What the learning rate remembers after a round with this mean loss."""
+        config = self.preset.optimizer.plateau
+        return restored.plateau.after(loss, self.schedule.local_steps, config) if config else restored.plateau
 
     def fresh_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
@@ -252,9 +298,16 @@ class LocalTrainer:
             )
         return state
 
-    def save(self, round_number: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+    def save(
+        self,
+        round_number: int,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        plateau: PlateauState | None = None,
+    ) -> None:
         """Optimiser and private part as they stand after a round."""
         values = {"round": round_number, "scaler": scaler.state_dict(), "run": self._run}
+        values["plateau"] = (plateau or PlateauState()).to_dict()
         own = {f"{WEIGHTS}{name}": tensor for name, tensor in self.private_part().items()}
         save_state(self.state_dir, round_number, SiteState(tensors=optimizer.state() | own, values=values))
 

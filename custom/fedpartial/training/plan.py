@@ -12,6 +12,15 @@ from fedpartial.networks.split import Exchange, has_private_heads
 from fedpartial.presets import Preset, UNetConfig, get_preset
 from fedpartial.training.schedule import Schedule
 
+LEAST = {
+    "num_rounds": 0,
+    "local_steps": 1,
+    "seed": 0,
+    "finetune_steps": 0,
+    "pretrain_rounds": 0,
+    "validate_every": 1,
+}
+"""The smallest value of every number of a plan."""
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -21,6 +30,9 @@ class Plan:
 
     ``exchange`` says which tensors travel; anything but "all" gives every site private heads of its own classes.
     ``finetune_steps`` train these heads after the rounds, on the frozen trunk; 0 for no such phase.
+    In the first ``pretrain_rounds`` of the rounds only ``pretrain_sites`` take part, with the cases that annotate every
+    class (METHODS 3.4). Sites score the global model of every ``validate_every``-th round, of the last pretraining
+    round and of the last one. No round at all is an evaluation or adaptation of the model that the run starts from.
     ``resumed_jobs`` are the FLARE ids of the interrupted jobs that this one continues, the latest first: in their
     folders at the sites lies the state of the optimisers.
     """
@@ -33,15 +45,19 @@ class Plan:
     merge_lesions: bool = False
     exchange: Exchange = "all"
     finetune_steps: int = 0
+    pretrain_rounds: int = 0
+    pretrain_sites: tuple[str, ...] = ()
+    validate_every: int = 1
     resumed_jobs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
         self._check_exchange()
-        for field, least in (("num_rounds", 1), ("local_steps", 1), ("seed", 0), ("finetune_steps", 0)):
+        for field, least in LEAST.items():
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise _wrong(field, value, f"an integer of at least {least}")
+        self._check_pretraining()
         object.__setattr__(self, "resumed_jobs", _job_ids(self.resumed_jobs))
 
     def _check_exchange(self) -> None:
@@ -54,6 +70,26 @@ class Plan:
         if self.finetune_steps and not self.private_heads:
             raise _wrong("finetune_steps", self.finetune_steps, "0 where everything is exchanged: no site has a head")
 
+    def _check_pretraining(self) -> None:
+        sites = self.pretrain_sites
+        if not isinstance(sites, list | tuple) or not all(isinstance(site, str) and site for site in sites):
+            raise _wrong("pretrain_sites", sites, "a list of names of sites")
+        object.__setattr__(self, "pretrain_sites", tuple(sites))
+        if self.pretrain_rounds and not sites:
+            raise _wrong(
+                "pretrain_sites", list(sites), f"the sites that train in the first {self.pretrain_rounds} rounds"
+            )
+        if self.pretrain_rounds > self.num_rounds:
+            raise _wrong("pretrain_rounds", self.pretrain_rounds, f"at most num_rounds, which is {self.num_rounds}")
+
+    def is_pretraining(self, round_number: int) -> bool:
+        """Whether only ``pretrain_sites`` take part in this round, counted from 0."""
+        return round_number < self.pretrain_rounds
+
+    def is_validated(self, rounds: int) -> bool:
+        """Whether the sites score the global model that stands after so many rounds when they get it for training."""
+        return rounds > 0 and (rounds % self.validate_every == 0 or rounds == self.pretrain_rounds)
+
     @property
     def private_heads(self) -> bool:
         """Whether every site has heads of its own, one per class that it annotates."""
@@ -65,10 +101,12 @@ class Plan:
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(num_rounds=self.num_rounds, local_steps=self.local_steps)
+        rounds = {"num_rounds": self.num_rounds, "pretrain_rounds": self.pretrain_rounds}
+        return Schedule(local_steps=self.local_steps, **rounds)
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "resumed_jobs": list(self.resumed_jobs)}
+        lists = {"pretrain_sites": list(self.pretrain_sites), "resumed_jobs": list(self.resumed_jobs)}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, given: object) -> Plan:

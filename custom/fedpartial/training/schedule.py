@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
-from fedpartial.presets import OptimizerConfig
+from fedpartial.presets import OptimizerConfig, Plateau
+
+POLY_POWER = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Rounds and local steps as the server gives them; lengths are derived."""
+    """Rounds and local steps as the server gives them; lengths are derived.
+
+    The first ``pretrain_rounds`` are a phase of their own: optimiser and learning rate begin anew after it.
+    """
 
     num_rounds: int
     local_steps: int
+    pretrain_rounds: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -23,12 +30,58 @@ class Schedule:
         """For the data of several sites in one place: as many steps as these sites take together."""
         return replace(self, local_steps=self.local_steps * sites)
 
-    def learning_rate(self, optimizer: OptimizerConfig, step: int) -> float:
-        """Cosine from lr to min_lr over all local steps of the run (METHODS 1.4)."""
-        return cosine(optimizer, step, self.total_steps)
+    def starts_anew(self, round_number: int) -> bool:
+        """Whether the optimiser of the round before does not belong to this round's phase."""
+        return 0 < self.pretrain_rounds == round_number
+
+    def learning_rate(self, optimizer: OptimizerConfig, step: int, factor: float = 1.0) -> float:
+        """Of a global step of the run: cosine (METHODS 1.4) or poly (METHODS 5) over the steps of its phase.
+
+        For schedule "plateau" lr times ``factor``, which the site's own loss decides (PlateauState).
+        """
+        if optimizer.schedule == "plateau":
+            return max(optimizer.lr * factor, optimizer.min_lr)
+        falls = {"cosine": cosine, "poly": poly}[optimizer.schedule]
+        first = self.pretrain_rounds * self.local_steps
+        return (
+            falls(optimizer, step, first) if step < first else falls(optimizer, step - first, self.total_steps - first)
+        )
 
 
 def cosine(optimizer: OptimizerConfig, step: int, total: int) -> float:
     """From lr at step 0 to min_lr at step ``total`` and later."""
     share = 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
     return optimizer.min_lr + (optimizer.lr - optimizer.min_lr) * share
+
+
+def poly(optimizer: OptimizerConfig, step: int, total: int) -> float:
+    """lr (1 - t/T)^0.9, never below min_lr."""
+    return max(optimizer.lr * (1 - min(step, total) / total) ** POLY_POWER, optimizer.min_lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlateauState:
+    """What the learning rate by plateau remembers of the losses so far; a part of the site's state file.
+
+    best: the lowest mean loss of a round that counted as a fall. waited: steps since then. factor: of the preset's lr.
+    """
+
+    best: float | None = None
+    waited: int = 0
+    factor: float = 1.0
+
+    @classmethod
+    def from_dict(cls, given: Mapping | None) -> PlateauState:
+        return cls(**(given or {}))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def after(self, loss: float, steps: int, plateau: Plateau) -> PlateauState:
+        """The state after a round with this mean loss (METHODS 3.4: lower when it fell by less than drop)."""
+        if self.best is None or loss < self.best - plateau.drop:
+            return replace(self, best=loss, waited=0)
+        waited = self.waited + steps
+        if waited < plateau.steps:
+            return replace(self, waited=waited)
+        return replace(self, waited=0, factor=self.factor * plateau.factor)

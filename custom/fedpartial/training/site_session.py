@@ -34,6 +34,8 @@ from fedpartial.training.precision import select_precision
 
 if TYPE_CHECKING:
     from fedpartial.evaluation.metrics import CaseScores
+    from fedpartial.training.adaptation import AdaptationPlan
+    from fedpartial.training.tuning import Tuned
 
 SPLITS = ("training", "validation", "testing")
 log = logging.getLogger(__name__)
@@ -137,11 +139,19 @@ class SiteSession:
         """Train the private heads on the frozen global trunk (fine_tuning.fine_tune)."""
         from fedpartial.training.fine_tuning import fine_tune
 
-        def score(state: Mapping[str, Tensor]) -> float | None:
-            means = mean_dice(self.validation_scores(state, stop)).values()
-            return sum(means) / len(means) if means else None
+        steps = self.plan.finetune_steps
+        return fine_tune(self.trainer, weights, steps, lambda state: self._validation_dice(state, stop), stop)
 
-        return fine_tune(self.trainer, weights, self.plan.finetune_steps, score, stop)
+    def adapt(self, weights: Mapping[str, Tensor], way: str, plan: AdaptationPlan, stop: Callable[[], bool]) -> Tuned:
+        """The site's own model from the federated one (adaptation.adapt)."""
+        from fedpartial.training.adaptation import adapt
+
+        return adapt(self.trainer, weights, way, plan, lambda state: self._validation_dice(state, stop), stop)
+
+    def _validation_dice(self, weights: Mapping[str, Tensor], stop: Callable[[], bool]) -> float | None:
+        """Mean over the classes of the quick Dice; None without validation cases."""
+        means = mean_dice(self.validation_scores(weights, stop)).values()
+        return sum(means) / len(means) if means else None
 
     def validation_scores(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False

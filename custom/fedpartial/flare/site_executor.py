@@ -1,4 +1,4 @@
-"""The executor of jobs with private heads: FLARE's LearnerExecutor, and the two tasks that come after the rounds."""
+"""The executor of jobs with tasks after the rounds: FLARE's LearnerExecutor knows train, validate and submit_model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 
-FINE_TUNE, COLLECT = "fine_tune", "collect"
+FINE_TUNE, COLLECT, ADAPT = "fine_tune", "collect", "adapt"
+LATER_TASKS = (FINE_TUNE, COLLECT, ADAPT)
+"""Server side: HeadCollection asks for the first two, SiteAdaptation for the third."""
 
 
-class HeadTaskExecutor(LearnerExecutor):
-    """Also runs "fine_tune" and "collect" (server side: HeadCollection) with the SiteLearner."""
+class SiteExecutor(LearnerExecutor):
+    """Also runs the later tasks, with the method of the SiteLearner that has the task's name."""
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        if task_name not in (FINE_TUNE, COLLECT):
+        if task_name not in LATER_TASKS:
             return super().execute(task_name, shareable, fl_ctx, abort_signal)
         if not self.is_initialized:  # a simulated task may be a new process
             self.is_initialized = True
