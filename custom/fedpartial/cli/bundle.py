@@ -6,7 +6,8 @@ import json
 import shlex
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class Options:
     seed: int | None = None
     sites: tuple[str, ...] | None = None
     min_sites: int | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def bundle_job(options: Options, console: Console, errors: Console) -> int:
@@ -95,6 +97,7 @@ def _changed(job: Job, options: Options) -> Job:
         local_steps=options.local_steps,
         seed=options.seed,
         finetune_steps=options.finetune_steps,
+        others=options.values,
     )
     job = with_overrides(job, values, options.sites)
     return job if options.min_sites is None else with_min_sites(job, options.min_sites)

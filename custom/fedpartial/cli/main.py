@@ -29,6 +29,7 @@ RUN_EXAMPLE = """
 """
 
 DEVICE_HELP = "Torch device for every site: cpu, cuda, cuda:1 ... With a cuda device the sites take turns on it."
+SET_HELP = "A top-level value of the job's config_fed_server.json, for example pretrain_rounds=0; may be repeated."
 THREADS_HELP = "Sites that run at a time; by default all that fit into memory, and 1 with --device cuda."
 
 COMPARE_EXAMPLE = """
@@ -80,6 +81,18 @@ SETUP_KIT_EXAMPLE = """
 """
 
 
+def _settings(texts: list[str] | None) -> dict[str, object]:
+    """The values of --set; a wrong one ends the command as any other wrong option does."""
+    from fedpartial.cli.overrides import parse_settings
+    from fedpartial.errors import ConfigError
+
+    try:
+        return parse_settings(texts or [])
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"fedpartial {__version__}")
@@ -98,7 +111,9 @@ def fedpartial(
 @app.command(epilog=RUN_EXAMPLE)
 def run(
     job: Annotated[str, typer.Argument(metavar="JOB", help="A job folder, or the name of one under jobs/.")],
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Rounds instead of the job's; 0 trains nothing and needs --start-from.")
+    ] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
     finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
     start_from: Annotated[
@@ -106,6 +121,7 @@ def run(
     ] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)] = None,
     preset: Annotated[
         str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
     ] = None,
@@ -137,6 +153,7 @@ def run(
     from fedpartial.cli.run import Options, run_job
 
     options = Options(
+        values=_settings(settings),
         job=job,
         rounds=rounds,
         local_steps=local_steps,
@@ -226,13 +243,16 @@ def bundle(
     preset: Annotated[
         str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the job's.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=0, help="Rounds instead of the job's; 0 trains nothing and needs --start-from.")
+    ] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the job's.")] = None,
     finetune_steps: Annotated[int | None, typer.Option(min=0, help="Steps of a job that fine-tunes its heads.")] = None,
     start_from: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="A model to start from; with private heads its shared part.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the job's.")] = None,
     min_sites: Annotated[
         int | None, typer.Option(min=1, metavar="K", help="Sites that must take part; by default all.")
@@ -248,6 +268,7 @@ def bundle(
     from fedpartial.cli.bundle import Options, bundle_job
 
     options = Options(
+        values=_settings(settings),
         job=job,
         out=out,
         code=code,

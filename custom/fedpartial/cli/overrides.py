@@ -17,6 +17,7 @@ from fedpartial.presets import PRESETS, get_preset
 
 FINETUNE_STEPS = "finetune_steps"
 RESERVED_NAMES = (SERVER, *EXTERNAL_NAMES)
+VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -27,8 +28,12 @@ def values_to_change(
     local_steps: int | None,
     seed: int | None,
     finetune_steps: int | None = None,
+    others: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Top-level variables of the server's configuration; a preset brings the length of run it was sized for."""
+    """Top-level variables of the server's configuration; a preset brings the length of run it was sized for.
+
+    others: values by the variable's name. ConfigError for one that is given twice.
+    """
     given = {
         "preset": preset,
         "num_rounds": rounds,
@@ -41,7 +46,27 @@ def values_to_change(
         sized_for = get_preset(preset)
         recommended = {"num_rounds": sized_for.num_rounds, "local_steps": sized_for.local_steps}
         given |= {name: value for name, value in recommended.items() if given[name] is None}
-    return {name: value for name, value in given.items() if value is not None}
+    if twice := [name for name in others or {} if given.get(name) is not None]:
+        raise _setting_error(twice[0], "the name of a variable that no option of its own names", "Give it once.")
+    return {name: value for name, value in given.items() if value is not None} | dict(others or {})
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, object]:
+    """["pretrain_rounds=0"] as values by name; a value is JSON, or text where it is no JSON."""
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not VARIABLE.fullmatch(name) or name in found:
+            raise _setting_error(text, "NAME=VALUE, each name once", "For example --set pretrain_rounds=0.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _setting_error(got: str, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where="--set", field="set", got=got, expected=expected, remedy=remedy)
 
 
 def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] | None) -> Job:

@@ -42,6 +42,8 @@ class Options:
     out: Path | None = None
     verbose: bool = False
     keep_workspace: bool = False
+    values: Mapping[str, object] = field(default_factory=dict)
+    """Other top-level variables of the server's configuration."""
     method: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the job's method, instead of its own; only plans of ``fedpartial compare`` have them."""
 
@@ -160,6 +162,7 @@ def _changed_job(options: Options) -> Job:
         local_steps=options.local_steps,
         seed=options.seed,
         finetune_steps=options.finetune_steps,
+        others=options.values,
     )
     return with_overrides(read_job(find_job(options.job)), values, options.sites)
 

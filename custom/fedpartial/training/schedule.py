@@ -41,11 +41,11 @@ class Schedule:
         """
         if optimizer.schedule == "plateau":
             return max(optimizer.lr * factor, optimizer.min_lr)
-        falls = {"cosine": cosine, "poly": poly}[optimizer.schedule]
+        fall = {"cosine": cosine, "poly": poly}[optimizer.schedule]
         first = self.pretrain_rounds * self.local_steps
-        return (
-            falls(optimizer, step, first) if step < first else falls(optimizer, step - first, self.total_steps - first)
-        )
+        if step < first:
+            return fall(optimizer, step, first)
+        return fall(optimizer, step - first, self.total_steps - first)
 
 
 def cosine(optimizer: OptimizerConfig, step: int, total: int) -> float:
