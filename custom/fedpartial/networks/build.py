@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fedpartial.errors import ConfigError
 from fedpartial.networks.dynunet import build_dynunet
+from fedpartial.networks.menu import build_menu
 from fedpartial.networks.residual_unet import build_residual_unet
-from fedpartial.presets import NetworkConfig, Preset, UNetConfig
+from fedpartial.presets import AnyNetwork, MenuConfig, Preset, UNetConfig
 
 
 def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | None = None) -> nn.Module:
@@ -23,10 +24,12 @@ def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | No
         _check_heads(preset, head_classes)
     if isinstance(preset.network, UNetConfig):
         return build_residual_unet(preset, seed=seed, head_classes=head_classes)
+    if isinstance(preset.network, MenuConfig):
+        return build_menu(preset, seed=seed)
     return build_dynunet(preset, seed=seed)
 
 
-def training_outputs(output: Tensor, config: NetworkConfig | UNetConfig) -> tuple[Tensor, ...]:
+def training_outputs(output: Tensor, config: AnyNetwork) -> tuple[Tensor, ...]:
     """What a network in training mode returned, as a method's loss takes it: full resolution first.
 
     Logits (N, C, H, W, D) each; those of a network with private heads are one (N, heads, 2, H, W, D).

@@ -22,8 +22,10 @@ OUTPUT_LAYERS = re.compile(
 
 def organ_classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:
     """The classes of each organ: of a kidney both sides, of a liver its tumour too, where they have channels."""
-    groups = zip(space.organs, space.organ_groups, strict=True)
-    return {organ.name: tuple(space.channels[channel] for channel in group) for organ, group in groups}
+    return {
+        organ.name: tuple(name for name in (*organ.parts, *organ.lesions) if name in space.classes)
+        for organ in space.organs
+    }
 
 
 def tensor_classes(name: str, space: LabelSpace) -> tuple[str, ...]:

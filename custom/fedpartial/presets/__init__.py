@@ -19,6 +19,7 @@ from fedpartial.presets.config import (
     Preset,
     UNetConfig,
 )
+from fedpartial.presets.menu import MENU_PAPER, PHANTOM_MENU
 from fedpartial.presets.psmos import PHANTOM_PSMOS, PSMOS_PAPER, SIDED_ORGANS
 from fedpartial.presets.segviz import PHANTOM_SEGVIZ, SEGVIZ_PAPER
 
@@ -47,6 +48,8 @@ PRESETS = {
         SEGVIZ_PAPER,
         PHANTOM_PSMOS,
         PSMOS_PAPER,
+        PHANTOM_MENU,
+        MENU_PAPER,
     )
 }
 

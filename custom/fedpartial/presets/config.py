@@ -52,6 +52,11 @@ class MenuConfig:
     channels: tuple[int, ...]
 
     @property
+    def strides(self) -> tuple[tuple[int, int, int], ...]:
+        """Steps down: max pooling after every level."""
+        return ((2, 2, 2),) * len(self.channels)
+
+    @property
     def num_outputs(self) -> int:
         """Outputs in training: no deep supervision enters the loss."""
         return 1

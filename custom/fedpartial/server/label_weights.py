@@ -38,7 +38,7 @@ class LabelWeights:
         return cls(**given)
 
     def of_sites(self, cases: Mapping[str, Mapping[str, int]], classes: Collection[str]) -> dict[str, float]:
-        """The weight of every site for what serves ``classes``; ``cases``: site -> class -> annotated training cases."""
+        """Weight of every site for what serves ``classes``; ``cases``: site -> class -> annotated training cases."""
         return {
             site: self.annotated if any(counts.get(name, 0) for name in classes) else self.other
             for site, counts in cases.items()
