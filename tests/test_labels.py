@@ -21,7 +21,20 @@ MERGED = LabelSpace(organs=WITH_LESIONS.organs, merge_lesions=True)
 MANY_LESIONS = LabelSpace(
     organs=(Organ(name="kidney", lesions=("kidney_tumor", "kidney_cyst")), Organ(name="spleen"), Organ(name="aorta"))
 )
-SPACES = {"with lesions": WITH_LESIONS, "merged": MERGED, "two lesions in one organ": MANY_LESIONS}
+SIDED = LabelSpace(
+    organs=(
+        Organ(name="liver", lesions=("liver_tumor",)),
+        Organ(name="kidney", lesions=("kidney_tumor",), sides=True),
+        Organ(name="spleen"),
+    ),
+    merge_lesions=True,
+)
+SPACES = {
+    "with lesions": WITH_LESIONS,
+    "merged": MERGED,
+    "two lesions in one organ": MANY_LESIONS,
+    "two sides": SIDED,
+}
 
 
 @pytest.fixture(params=SPACES.values(), ids=SPACES.keys())
@@ -76,7 +89,7 @@ def test_channel_zero_is_background_and_class_i_has_channel_i_plus_one(space):
 def test_organ_groups_partition_the_foreground(space):
     members = [channel for group in space.organ_groups for channel in group]
     assert members == list(range(1, space.num_channels))
-    assert len(space.organ_groups) == len(space.organs)
+    assert len(space.organ_groups) == sum(len(organ.parts) for organ in space.organs)
 
 
 def test_organ_groups_hold_an_organ_with_its_lesions():
@@ -238,7 +251,7 @@ def test_background_groups_of_the_condistfl_sites(labelled, groups):
 def test_group_matrix_puts_every_channel_into_exactly_one_group(space):
     matrix = space.group_matrix()
     assert matrix.dtype == np.bool_
-    assert matrix.shape == (1 + len(space.organs), space.num_channels)
+    assert matrix.shape == (1 + len(space.organ_groups), space.num_channels)
     assert (matrix.sum(axis=0) == 1).all()
     assert np.flatnonzero(matrix[0]).tolist() == [0]
 
@@ -367,7 +380,7 @@ def test_every_labelled_class_of_every_space_is_translated_to_its_channel(space)
 
 def test_the_merged_space_has_the_same_organs_without_their_lesions(space):
     assert space.merged.organs == space.organs
-    assert space.merged.classes == tuple(organ.name for organ in space.organs)
+    assert space.merged.classes == tuple(part for organ in space.organs for part in organ.parts)
     assert space.merged.merged == space.merged
 
 
@@ -381,6 +394,7 @@ def test_a_lesion_becomes_its_organ_and_everything_else_stays():
 def test_merging_channels_goes_by_the_names(space):
     found = space.merge_channels(np.arange(space.num_channels))
     organ = {name: o.name for o in space.organs for name in (o.name, *o.lesions)}
+    organ |= {part: part for o in space.organs for part in o.parts}
     names = [space.merged.channels[channel] for channel in found]
     assert names == [BACKGROUND, *(organ[name] for name in space.classes)]
 
@@ -406,3 +420,103 @@ def test_a_case_annotates_the_organs_it_names_and_a_lesion_alone_is_no_organ(lab
     assert found.dtype == bool
     assert MERGED.names(found) == merged
     assert not found[0]
+
+
+def test_the_space_with_lesions_is_the_way_back_from_the_merged_one():
+    assert MERGED.unmerged == WITH_LESIONS.unmerged == WITH_LESIONS
+    assert SIDED.unmerged == SIDED, "lesions of an organ with sides have no channel to go back to"
+
+
+# --- right and left -----------------------------------------------------------------------------
+
+X = np.diag([10.0, 10.0, 10.0, 1.0])
+"""World x grows with the first index, so the patient's right lies at the end of the first axis."""
+
+
+def row(*values) -> np.ndarray:
+    return np.array(values, dtype=np.uint8).reshape(-1, 1, 1)
+
+
+def test_an_organ_with_sides_is_two_classes_right_first():
+    assert SIDED.classes == ("liver", "kidney_right", "kidney_left", "spleen")
+    assert SIDED.organ_groups == ((1,), (2,), (3,), (4,))
+    assert SIDED.background_groups(SIDED.labelled_mask(["kidney_right"])) == ((0,), (1,), (3,), (4,))
+
+
+def test_the_organ_and_its_lesion_mean_both_sides():
+    for name in ("kidney", "kidney_tumor"):
+        assert SIDED.channels_of(name) == (2, 3)
+        assert SIDED.names(SIDED.labelled_mask([name])) == ("kidney_right", "kidney_left")
+    assert SIDED.channels_of("kidney_left") == (3,)
+    assert SIDED.names(SIDED.labelled_mask(["kidney_left", "liver_tumor"])) == ("liver", "kidney_left")
+
+
+def test_an_organ_with_sides_has_no_channel_of_its_own():
+    error = refused(lambda: SIDED.index("kidney", where="site-1.json"), where="site-1.json")
+    assert error.got == "kidney"
+    assert "kidney_right or kidney_left" in error.expected
+    assert [SIDED.index(f"kidney_{side}") for side in ("right", "left")] == [2, 3]
+
+
+def test_every_name_that_a_site_file_may_use_is_told():
+    error = refused(lambda: SIDED.channels_of("kidneys"))
+    told = set(error.expected.removeprefix("one of ").split(", "))
+    assert told >= {"kidney", "kidney_right", "kidney_left", "kidney_tumor", "liver_tumor"}
+
+
+def test_sides_need_merged_lesions():
+    for organs in (SIDED.organs, (Organ(name="kidney", sides=True),)):
+        error = refused(lambda organs=organs: LabelSpace(organs=organs), field="merge_lesions")
+        assert "kidney" in error.expected
+
+
+@pytest.mark.parametrize("name", ["kidney_right", "kidney_left"])
+def test_the_name_of_a_side_is_taken(name):
+    organs = (Organ(name="kidney", sides=True), Organ(name=name))
+    assert refused(lambda: LabelSpace(organs=organs, merge_lesions=True), field="organs").got == name
+
+
+def test_a_table_finds_the_side_of_a_value_that_means_both():
+    table = SIDED.table({1: "kidney", 2: "kidney_tumor", 5: "spleen"}, where=WHERE)
+    assert (table.labelled, table.pairs) == (("kidney_right", "kidney_left", "spleen"), ((2, 3),))
+    raw = row(0, 1, 2, 0, 0, 5, 0, 0, 2, 1)
+    found = table.apply(raw, X)
+    assert found.dtype == np.uint8
+    assert found.ravel().tolist() == [0, 3, 3, 0, 0, 4, 0, 0, 2, 2]
+    flipped = table.apply(raw[::-1], X @ np.diag([-1.0, 1, 1, 1]))
+    assert flipped.ravel().tolist() == found.ravel().tolist()[::-1], "stored from right to left, the same patient"
+    assert raw.ravel().tolist() == [0, 1, 2, 0, 0, 5, 0, 0, 2, 1], "the input is left alone"
+
+
+def test_an_organ_and_its_lesion_are_one_kidney_when_the_side_is_decided():
+    """The lesion alone would lie on the other side of the scan's middle."""
+    table = SIDED.table({1: "kidney", 2: "kidney_tumor"}, where=WHERE)
+    assert table.apply(row(0, 0, 0, 0, 2, 1, 1, 1, 1, 0), X).ravel().tolist() == [0, 0, 0, 0, 2, 2, 2, 2, 2, 0]
+    alone = table.apply(row(0, 0, 0, 0, 2, 0, 0, 0, 0, 0), X)
+    assert alone.ravel().tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0, 0]
+
+
+def test_a_side_that_the_site_names_is_believed_wherever_it_lies():
+    table = SIDED.table({1: "kidney_right", 2: "kidney_left"}, where=WHERE)
+    assert table.pairs == ()
+    assert table.apply(np.array([0, 1, 2])).tolist() == [0, 2, 3]
+
+
+def test_a_named_side_and_a_lesion_of_either_side_share_a_site():
+    table = SIDED.table({1: "kidney_left", 2: "kidney_tumor"}, where=WHERE)
+    assert table.apply(row(0, 1, 1, 0, 0, 0, 0, 0, 2, 0), X).ravel().tolist() == [0, 3, 3, 0, 0, 0, 0, 0, 2, 0]
+
+
+def test_sides_need_to_know_where_the_voxels_lie():
+    table = SIDED.table({1: "kidney"}, where=WHERE)
+    with pytest.raises(ValueError, match="affine"):
+        table.apply(row(0, 1))
+
+
+def test_unknown_values_are_refused_beside_sides():
+    table = SIDED.table({1: "kidney"}, where=WHERE)
+    assert refused(lambda: table.apply(row(0, 1, 7), X), where="label file", field="values").got == [7]
+
+
+def test_raw_value_zero_cannot_be_an_organ_with_sides():
+    refused(lambda: SIDED.table({0: "kidney"}, where=WHERE), where=WHERE, field="labels.0")

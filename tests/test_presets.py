@@ -8,9 +8,16 @@ from statistics import median
 import pytest
 
 from fedpartial.errors import ConfigError
-from fedpartial.presets import PRESETS, NetworkConfig, UNetConfig, get_preset
+from fedpartial.presets import PRESETS, MenuConfig, NetworkConfig, Plateau, UNetConfig, get_preset
 
-KINDS = {"phantom": NetworkConfig, "abdomen": NetworkConfig, "phantom_segviz": UNetConfig, "segviz": UNetConfig}
+KINDS = {
+    "phantom": NetworkConfig,
+    "abdomen": NetworkConfig,
+    "phantom_segviz": UNetConfig,
+    "segviz": UNetConfig,
+    "phantom_psmos": NetworkConfig,
+    "psmos": NetworkConfig,
+}
 
 
 @pytest.fixture(params=PRESETS)
@@ -27,6 +34,13 @@ def named(kind: type) -> list[str]:
 
 def test_the_presets_of_the_house_exist_with_their_kind_of_network():
     assert {name: type(PRESETS[name].network) for name in KINDS} == KINDS
+
+
+def halvings(network, axis: int) -> int:
+    """By how much a network makes an axis smaller."""
+    return (
+        2 ** (len(network.channels) - 1) if isinstance(network, MenuConfig) else prod(s[axis] for s in network.strides)
+    )
 
 
 def test_a_preset_is_found_under_its_own_name(preset):
@@ -62,7 +76,7 @@ def test_a_residual_unet_has_five_levels_two_residual_units_and_one_output(name)
 
 def test_the_patch_can_be_halved_as_often_as_the_network_does(preset):
     for axis, size in enumerate(preset.patch):
-        assert size % prod(stride[axis] for stride in preset.network.strides) == 0
+        assert size % halvings(preset.network, axis) == 0
 
 
 def test_values_are_physically_possible(preset):
@@ -79,6 +93,8 @@ def test_values_are_physically_possible(preset):
     assert preset.optimizer.kind == "sgd" or not preset.optimizer.momentum, "Adam would not look at it"
     assert preset.optimizer.clip_norm is None or preset.optimizer.clip_norm > 0
     assert 0 < preset.optimizer.min_lr < preset.optimizer.lr
+    assert (preset.optimizer.plateau is not None) == (preset.optimizer.schedule == "plateau")
+    assert 0 < preset.patch_keep_fraction < 1
 
 
 def test_air_is_the_normalised_lower_end_of_the_window(preset):
@@ -191,3 +207,44 @@ def test_the_phantom_of_segviz_keeps_what_the_laptop_can_afford():
     assert replace(phantom.optimizer, lr=paper.optimizer.lr) == paper.optimizer
     assert replace(phantom.network, channels=paper.network.channels) == paper.network
     assert phantom.cpu_threads == 1
+
+
+def test_psmos_is_the_papers():
+    psmos = get_preset("psmos")
+    assert psmos.label_space.classes == ("liver", "spleen", "pancreas", "kidney_right", "kidney_left")
+    assert psmos.spacing_mm == (1.63, 1.63, 2.41)
+    assert (psmos.normalise_subtract, psmos.normalise_divide) == (90.9, 65.5)
+    assert psmos.patch == (128, 160, 80), "z, y, x of the paper are S, A, R"
+    assert (psmos.volumes_per_batch, psmos.patches_per_volume) == (2, 1)
+    assert (psmos.patch_keep, psmos.foreground_fraction) == ("nnunet_oversample", 0.33)
+    optimizer = psmos.optimizer
+    assert (optimizer.kind, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.01, 0.99, 3e-5)
+    assert (optimizer.schedule, optimizer.clip_norm) == ("plateau", 12)
+    assert optimizer.plateau == Plateau(steps=10 * 250, drop=0.001, factor=0.8)
+
+
+def test_psmos_rounds_are_the_papers_pretraining_and_its_federation():
+    """METHODS 3.4: 120 epochs of 250 iterations at the fully annotated site, then 2,000 rounds of 50."""
+    psmos = get_preset("psmos")
+    assert psmos.local_steps == 50
+    assert psmos.num_rounds == 120 * 250 / 50 + 2000
+
+
+def test_the_patch_of_psmos_is_halved_while_eight_voxels_are_left():
+    """nnU-Net's rule: an axis is halved as long as at least 4 remain, and at most five times."""
+    network, patch = get_preset("psmos").network, get_preset("psmos").patch
+    assert [halvings(network, axis) for axis in range(3)] == [32, 32, 16]
+    for size, halved in zip(patch, (32, 32, 16), strict=True):
+        assert size // halved in (4, 5)
+    assert (network.filters[0], network.filters[-1], network.deep_supervision_heads) == (32, 320, 3)
+
+
+def test_the_phantom_of_psmos_is_the_phantom_with_sides_and_a_plateau():
+    psmos, phantom, paper = (get_preset(name) for name in ("phantom_psmos", "phantom", "psmos"))
+    assert psmos.label_space == paper.label_space
+    assert psmos.foreground_fraction == paper.foreground_fraction
+    assert replace(psmos.optimizer.plateau, steps=2500) == paper.optimizer.plateau
+    for kept in ("spacing_mm", "patch", "window_hu", "air", "network", "volumes_per_batch", "cpu_threads"):
+        assert getattr(psmos, kept) == getattr(phantom, kept), kept
+    assert replace(psmos.optimizer, schedule="cosine", plateau=None) == phantom.optimizer
+    assert psmos.augmentation == "light", "mirrored patients have no right and left"

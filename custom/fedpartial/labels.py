@@ -238,10 +238,9 @@ class LabelTable:
         return dict(self.values)
 
     @cached_property
-    def pairs(self) -> dict[tuple[int, ...], tuple[int, ...]]:
-        """(right, left) channels -> the raw values that mean either; {} where every value is one class."""
-        pairs = {channels for _, channels in self.values if len(channels) > 1}
-        return {pair: tuple(raw for raw, channels in self.values if channels == pair) for pair in sorted(pairs)}
+    def pairs(self) -> tuple[tuple[int, ...], ...]:
+        """(right, left) channels of which one raw value means either; () where every value is one class."""
+        return tuple(sorted({channels for _, channels in self.values if len(channels) > 1}))
 
     def unknown(self, raw: np.ndarray) -> list[int | float]:
         """Values present in ``raw`` that the table does not name (non-integers included)."""
@@ -263,13 +262,14 @@ class LabelTable:
                 expected=f"values {list(self.channels)}",
                 remedy="Name each value in the site file under 'labels'.",
             )
+        codes = {pair: self.num_channels + number for number, pair in enumerate(self.pairs)}
         lookup = np.zeros(max(self.channels) + 1, dtype=np.uint8)
         for value, channels in self.values:
-            lookup[value] = channels[0]
+            lookup[value] = codes.get(channels, channels[0])
         result = lookup[raw.astype(np.int64)]
-        for (_, left_channel), values in self.pairs.items():
-            _, left = split_sides(np.isin(raw, values), affine)
-            result[left] = left_channel
+        for pair, code in codes.items():
+            for channel, side in zip(pair, split_sides(result == code, affine), strict=True):
+                result[side] = channel
         return result
 
 

@@ -26,6 +26,9 @@ def split_sides(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
     of the scan. A component belongs to the side of its centroid; one with a quarter of its volume or more on each side
     is divided voxel by voxel. The rule is ours: the papers do not say how they name the sides.
     """
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # files are, and components take twice as long then
+        right, left = split_sides(mask.T, affine[:, [2, 1, 0, 3]])
+        return right.T, left.T
     right, left = np.zeros_like(mask, dtype=bool), np.zeros_like(mask, dtype=bool)
     box = _bounding_box(mask)
     if box is not None:

@@ -11,7 +11,7 @@ from tiny_hospital import write_case, write_nifti, write_site
 
 from fedpartial.data.integrity import check_site, raise_for_faults
 from fedpartial.errors import ConfigError, DataFaults
-from fedpartial.presets import ABDOMEN
+from fedpartial.presets import ABDOMEN, get_preset
 
 SHAPE = (8, 7, 6)
 LABEL = np.zeros(SHAPE, dtype=np.uint8)
@@ -204,3 +204,19 @@ def test_background_values_are_allowed_and_a_wrong_site_file_is_no_data_fault(tm
     assert check_site(site, ABDOMEN) == []
     with pytest.raises(ConfigError, match="livr"):
         check_site(write_site(tmp_path, {"training": [made]}, {1: "livr"}), ABDOMEN)
+
+
+def test_a_value_that_means_both_sides_needs_a_case_that_annotates_both(tmp_path):
+    space, root = get_preset("psmos").label_space, tmp_path / "data"
+    labels = {1: "kidney", 2: "kidney_left", 3: "spleen"}
+    cases = [
+        ("both", LABEL, ["kidney"]),
+        ("one", 2 * LABEL, ["kidney_left"]),
+        ("organ and side", 2 * LABEL, ["kidney"]),
+        ("contradiction", LABEL, ["kidney_left"]),
+    ]
+    entries = [{**entry(root, name.replace(" ", "_"), image(), label), "labels": own} for name, label, own in cases]
+    found = check_site(write_site(root, {"training": entries}, labels), space)
+    assert [(fault.file.name.split(".")[0], fault.got) for fault in found] == [
+        ("contradiction_y", "1 (kidney)"),
+    ]

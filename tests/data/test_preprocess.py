@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label
 from tiny_hospital import write_nifti
 
 from fedpartial.data.preprocess import (
@@ -19,7 +20,7 @@ from fedpartial.data.preprocess import (
     preprocess_label,
     restore_logits,
 )
-from fedpartial.presets import ABDOMEN, PHANTOM
+from fedpartial.presets import ABDOMEN, ORGANS, PHANTOM, SIDED_ORGANS
 
 TABLE = ABDOMEN.table({1: "spleen", 4: "liver"}, where="test")
 SPLEEN, LIVER = ABDOMEN.index("spleen"), ABDOMEN.index("liver")
@@ -201,3 +202,34 @@ def test_files_are_read_in_hu_and_as_stored(tmp_path):
     assert image.array[1, 2, 3] == 23
     label = load_label(write_nifti(tmp_path / "l.nii", np.full((2, 2, 2), 1.5, dtype=np.float32)))
     assert label.array[0, 0, 0] == 1.5
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_sides_are_told_apart_before_a_coarser_grid_joins_them(affine):
+    """Two kidneys 6 mm apart on a grid of 12 mm, where they touch."""
+    table = SIDED_ORGANS.table({1: "kidney"}, where="test")
+    right_channel, left_channel = table.pairs[0]
+    shape = (60, 60, 60)
+    x = coordinates(shape, affine)[..., 0]
+    centre = affine[:3, :3] @ [29.5, 29.5, 29.5] + affine[:3, 3]
+    gap = centre[0] + 6  # between two columns of the coarse grid, of which one lies in the middle of the scan
+    raw = (ellipsoid(shape, affine, centre, radii=(44.0, 20.0, 24.0)) & (abs(x - gap) > 3)).astype(np.uint8)
+    preset = replace(PHANTOM, spacing_mm=(12.0, 12.0, 12.0), label_space=SIDED_ORGANS)
+    found = preprocess_label(Volume(array=raw, affine=affine), table, preset)
+    grid = prepared_grid(shape, affine, preset.spacing_mm)
+    x_found = coordinates(found.shape, grid.affine)[..., 0]
+    assert found.dtype == np.uint8
+    assert set(np.unique(found)) == {0, right_channel, left_channel}
+    assert x_found[found == right_channel].min() > gap > x_found[found == left_channel].max()
+    assert label(found > 0, structure=np.ones((3, 3, 3)))[1] == 1
+
+
+def test_labels_without_sides_are_the_same_in_a_space_that_has_some():
+    """A site without kidneys: the same array, voxel for voxel, as in the space of the four organs."""
+    rng = np.random.default_rng(0)
+    volume = Volume(array=rng.integers(0, 2, (21, 20, 19)).astype(np.uint8), affine=AFFINES["oblique"])
+    tables = [space.table({1: "pancreas"}, where="test") for space in (ORGANS, SIDED_ORGANS)]
+    assert [table.pairs for table in tables] == [(), ()]
+    first, second = (preprocess_label(volume, table, PHANTOM) for table in tables)
+    np.testing.assert_array_equal(first, second)
+    assert first.any()

@@ -23,9 +23,11 @@ import pytest
 from tiny_hospital import write_case, write_nifti, write_site
 
 from fedpartial.data import store
+from fedpartial.data.preprocess import load_label
 from fedpartial.data.stored_case import foreground_index
 from fedpartial.errors import DataFaults, NoSpaceLeft
 from fedpartial.presets import get_preset
+from fedpartial.sites import phantom_site
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -167,6 +169,42 @@ def test_other_label_values_of_the_site_and_another_site_have_another_store(make
     changed = (site, replace(site, labels={1: "spleen", 2: "spleen"}), replace(site, name="there"))
     folders = {store.prepare_cases(other, preset).folder for other in changed}
     assert len(folders) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "merge_lesions", "site", "key"),
+    [
+        ("phantom", False, "kidney", "f0f3c6b62b88"),
+        ("phantom", True, "kidney", "5c06aba02c19"),
+        ("phantom_coarse", False, "external", "945e59d36340"),
+        ("abdomen", False, "kidney", "9eef94c8aa6d"),
+        ("phantom_segviz", False, "kidney", "1161b8775853"),
+        ("segviz", False, "external", "76b368259f05"),
+    ],
+)
+def test_stores_prepared_by_older_versions_keep_their_key(name, merge_lesions, site, key):
+    """Computed before organs could have sides: nobody prepares hours of data again for a field that they do not use."""
+    assert store.store_key(phantom_site(site), get_preset(name, merge_lesions=merge_lesions)) == key
+
+
+def test_sides_have_a_store_of_their_own(make_site, preset):
+    site = make_site(training=1, validation=0)
+    spaces = [get_preset(name).label_space for name in ("segviz", "psmos")]
+    assert spaces[0].organs != spaces[1].organs
+    assert len({store.store_key(site, replace(preset, label_space=space)) for space in spaces}) == 2
+
+
+def test_a_case_with_sides_is_stored_as_it_is_scored(make_site, preset):
+    """One block, called a kidney: stored and scored as the side that it lies on."""
+    site = replace(make_site(training=1, validation=0), labels={1: "kidney", 2: "kidney_tumor"})
+    space = get_preset("psmos").label_space
+    (case,) = store.prepare_cases(site, replace(preset, label_space=space)).training
+    assert space.names(case.labelled) == ("kidney_right", "kidney_left")
+    left = space.index("kidney_left")
+    assert case.present == (left,), "the block lies below the middle of x"
+    volume = load_label(case.label_path)
+    reference = space.table(site.labels, where="test").apply(volume.array, volume.affine)
+    np.testing.assert_array_equal(case.label, reference)
 
 
 def test_an_interrupted_preparation_goes_on_where_it_stopped(make_site, preset, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedpartial.data.geometry import bounding_box, resample, rotation_zoom
+from fedpartial.data.patch_keep import kept_start
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
 from fedpartial.presets import Preset
@@ -58,7 +59,8 @@ class PatchSampler:
 
     Each epoch goes through a new permutation of the cases. With probability ``foreground_fraction`` a patch
     contains a foreground voxel, near its middle, of a class drawn uniformly from those the case has: lesions
-    are seen as often as organs. Only the patch is read from the memory-mapped volume.
+    are seen as often as organs. ``patch_keep`` may ask for the best of several (patch_keep.py). Only patches are read
+    from the memory-mapped volume.
     """
 
     def __init__(self, cases: Sequence[StoredCase], preset: Preset, *, seed: int, site: str):
@@ -95,11 +97,15 @@ class PatchSampler:
         return chosen
 
     def _patch(self, case: StoredCase, rng: np.random.Generator) -> Patch:
-        start = _start(_centre(case, self.preset, rng), case.image.shape, self.preset.patch, rng)
+        start = kept_start(case, self.preset, lambda: self._candidate(case, rng))
         turn = _rotation_zoom(self.preset, rng)
         if turn is None:
             return _cut(case, start, self.preset.patch, self.preset.air)
         return _cut_turned(case, start, turn, self.preset)
+
+    def _candidate(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray:
+        """First index (3,) of a patch that might be taken."""
+        return _start(_centre(case, self.preset, rng), case.image.shape, self.preset.patch, rng)
 
 
 def _centre(case: StoredCase, preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
