@@ -18,6 +18,7 @@ PRESET = "phantom_psmos"
 SPACE = get_preset(PRESET).label_space
 SITES = {"full": (SPACE.classes, 3), "liver": (("liver",), 4), "spleen": (("spleen",), 5)}
 GAINS = {"all": 0.05, "encoder_frozen": 0.1, "decoder_frozen": -0.05}
+JITTER = 0.001
 LEVELS = {"federated": 0.8, "central": 0.85}
 
 
@@ -70,9 +71,10 @@ def _summaries(cases: dict[str, list[CaseScores]]) -> dict[str, dict]:
 
 
 def _case(level: float, seed: int, patient: str, names: tuple[str, ...]) -> CaseScores:
-    """The same patient is as difficult for every method."""
-    noise = {n: np.random.default_rng([seed, *(zlib.crc32(t.encode()) for t in (patient, n))]).normal() for n in names}
-    dice = {name: float(np.clip(level + 0.03 * noise[name], 0, 1)) for name in names}
+    """The same patient is as difficult for every method, but for ``JITTER``: SciPy's exact test is slow with ties."""
+    rough = {name: _random(seed, patient, name) for name in names}
+    fine = {name: _random(seed, patient, name, str(level)) for name in names}
+    dice = {name: float(np.clip(level + 0.03 * rough[name] + JITTER * fine[name], 0, 1)) for name in names}
     return CaseScores(
         dice=dice,
         hd95_mm={name: 100 * (1 - value) for name, value in dice.items()},
@@ -80,6 +82,11 @@ def _case(level: float, seed: int, patient: str, names: tuple[str, ...]) -> Case
         status=dict.fromkeys(names, "scored"),
         leakage=dict.fromkeys(names),
     )
+
+
+def _random(seed: int, *texts: str) -> float:
+    """From -1 to 1."""
+    return np.random.default_rng([seed, *(zlib.crc32(text.encode()) for text in texts)]).uniform(-1, 1)
 
 
 def _round(number: int, sites: list[str]) -> dict:

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_adaptation import GAINS, LEVELS, SITES, SPACE, adapted_record
+from made_up_adaptation import GAINS, JITTER, LEVELS, SITES, SPACE, adapted_record
 from rich.console import Console
 
 from fedpartial.evaluation.adaptation import adaptation_section
 from fedpartial.evaluation.annotated import FULLY, PARTIALLY, all_classes
+from fedpartial.evaluation.cautions import find_cautions
 from fedpartial.evaluation.page import render_page
 from fedpartial.evaluation.record import RunRecord, validate_report
 from fedpartial.evaluation.report import read_report, write_report
@@ -47,7 +48,7 @@ def test_every_way_stands_beside_the_federated_model(section, record):
     everywhere = section["groups"][0]["models"]
     for model, gain in zip(MODELS, (0, *GAINS.values()), strict=True):
         values = everywhere[model]["classes"]["liver"]
-        assert values["dice"] == pytest.approx(dice(record, ["full", "liver"], "liver") + gain)
+        assert values["dice"] == pytest.approx(dice(record, ["full", "liver"], "liver") + gain, abs=2 * JITTER)
         assert values["hd95_mm"] == pytest.approx(100 * (1 - values["dice"]))
     assert everywhere["federated model"]["mean"]["dice"] == pytest.approx(
         np.mean([dice(record, ["full", name] if name in SITES else ["full"], name) for name in SPACE.classes])
@@ -68,7 +69,7 @@ def test_fully_and_partially_annotated_cases_stand_apart(section, record):
 def test_a_site_has_the_mean_over_its_own_classes(section, record):
     assert [found["annotates"] for found in section["sites"].values()] == ["all classes", "liver", "spleen"]
     spleen = section["sites"]["spleen"]["models"]["adapted decoder frozen"]["mean"]["dice"]
-    assert spleen == pytest.approx(dice(record, ["spleen"], "spleen") + GAINS["decoder_frozen"])
+    assert spleen == pytest.approx(dice(record, ["spleen"], "spleen") + GAINS["decoder_frozen"], abs=2 * JITTER)
 
 
 def test_one_kind_of_cases_alone_is_shown_once(record):
@@ -105,7 +106,6 @@ def test_a_site_that_sends_summaries_counts_by_its_classes(record):
     assert [list(group["sites"]) for group in section["groups"][1:]] == [["full"], ["liver", "spleen"]]
     assert section["sites"]["full"]["models"]["adapted all"]["mean"]["dice"] is None
     assert section["groups"][0]["models"]["adapted all"]["classes"]["liver"]["dice"] is not None
-    assert "Site adaptation" in render_page(changed.to_report(), (), SPACE)
     assert "Site adaptation" in shown(changed)
 
 
@@ -115,7 +115,6 @@ def test_page_console_and_csv_have_it(record, tmp_path):
     assert 'href="#adaptation"' in page
     assert page.count(">adapted encoder frozen<") == 3 + 1, "a row of each kind, a column of the sites' table"
     assert "Fully annotated" in page
-    assert "1 round" not in "".join(page.split("took no part in")[1:]), "nobody is missed in pretraining"
     with paths.adapted_csv.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(GAINS) * (3 * len(SPACE.classes) + 4 + 5)
@@ -149,9 +148,9 @@ def test_reports_of_earlier_versions_still_make_a_page():
 
 
 def test_absence_after_the_pretraining_is_still_told(record):
-    cautions = render_page(replace(record, pretrain_rounds=0).to_report(), (), SPACE)
-    assert "liver took no part in 1 of 2 rounds" in cautions
-    assert "took no part" not in render_page(record.to_report(), (), SPACE)
+    said = [find_cautions(replace(record, pretrain_rounds=n).to_report(), SPACE) for n in (0, 1)]
+    assert "liver took no part in 1 of 2 rounds." in said[0]
+    assert not any("took no part" in sentence for sentence in said[1])
 
 
 def test_all_classes_are_those_of_the_label_space_in_use(record):

@@ -15,10 +15,18 @@ from made_up_runs import made_up_runs
 from fedpartial.evaluation.comparison import Comparison, compare
 from fedpartial.evaluation.comparison_figures import macro_means, styles, validation_by_steps
 from fedpartial.evaluation.comparison_files import MACRO, ComparisonPaths, write_comparison
-from fedpartial.evaluation.comparison_tables import cost_table, difference_matrix, markdown, pair_table, score_table
+from fedpartial.evaluation.comparison_tables import (
+    cost_table,
+    difference_matrix,
+    markdown,
+    pair_table,
+    score_table,
+    summary_table,
+)
 from fedpartial.evaluation.formats import UNDEFINED
 
 METHODS = ("plain", "distilled", "union")
+SET_LABELS = ("external", "external, lesions merged", "sites")
 HOSTILE = "<script>alert(1)</script>|$x_1$"
 PICTURE = ("External case 1", b"\x89PNG made up")
 
@@ -75,6 +83,18 @@ def test_score_table_marks_the_best_and_leaves_a_dash_where_a_class_is_missing(c
     assert [cell.text for cell in counts] == ["cases", "", "", "4", "4", "4", "3"]
 
 
+def test_summary_table_has_the_mean_dice_and_distance_of_every_set(comparison):
+    table = summary_table(comparison)
+    assert table.head == ("method", *(f"{s}: {m}" for s in SET_LABELS for m in ("Dice", "HD95 (mm)")))
+    for row in table.rows:
+        method, *cells = (cell.text for cell in row)
+        means = [
+            score_table(comparison, which, metric) for which in comparison.scores for metric in ("dice", "hd95_mm")
+        ]
+        assert cells == [next(r[2].text for r in mean.rows if r[0].text == method) for mean in means]
+    assert [cell.strong for cell in table.rows[1][1:]] == [True, True] * 3
+
+
 def test_numbers_of_cases_stand_in_the_cells_where_methods_differ(comparison):
     scores = json.loads(json.dumps(comparison.scores))
     scores["external"]["hd95_mm"]["plain"]["classes"]["liver"]["n"] = 2
@@ -127,7 +147,7 @@ def test_page_stands_alone_and_names_every_method(html):
     assert "data:image/png;base64," in html
     for words in (*METHODS, "Made up", "External case 1", "Before you read the numbers", "3 methods", "9 runs"):
         assert words in html, words
-    assert len(re.findall(r"<table", html)) == len(re.findall(r"<caption", html)) == 2 * 3 + 2 * 4 + 1
+    assert len(re.findall(r"<table", html)) == len(re.findall(r"<caption", html)) == 1 + 2 * 3 + 2 * 4 + 1
     ids = re.findall(r'\sid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'<a href="#([^"]+)"', html)) <= set(ids)

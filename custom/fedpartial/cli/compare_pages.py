@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.compare_check import ComparisonRun
+from fedpartial.cli.job_folder import Job
 from fedpartial.evaluation.comparison import ComparedRun, Comparison, compare
 from fedpartial.evaluation.comparison_sets import SETS
 from fedpartial.evaluation.comparison_tables import mean_over_classes
 from fedpartial.evaluation.formats import rough_duration
+from fedpartial.flare.site_adaptation import SiteAdaptation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +40,18 @@ def compared(run: ComparisonRun) -> ComparedRun:
         local_steps=steps,
         finetune_steps=plan.finetune_steps,
         merged=plan.config.label_space.merge_lesions,
+        adapt_steps=adapt_steps(run.checked.job),
     )
+
+
+def adapt_steps(job: Job) -> int:
+    """Local steps of each way of site adaptation; 0 for a job without this phase."""
+    path = f"{SiteAdaptation.__module__}.{SiteAdaptation.__name__}"
+    for workflow in job.server["workflows"]:
+        if workflow["path"] == path:
+            steps = workflow["args"]["steps"]
+            return job.server[steps.strip("{}")] if isinstance(steps, str) else steps
+    return 0
 
 
 def print_table(comparison: Comparison, console: Console) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 from fedpartial.cli.compare_check import ComparisonRun
 from fedpartial.data.preprocess import load_label
 from fedpartial.evaluation.comparison_overlays import side_by_side
-from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.overlays import pick_cases
-from fedpartial.evaluation.record import EXTERNAL
+from fedpartial.evaluation.record import EXTERNAL, case_scores
 from fedpartial.server.external_set import external_site, prediction_file
 from fedpartial.training.site_session import SiteSession
 
@@ -35,8 +34,7 @@ def overlay_pictures(runs: Sequence[ComparisonRun]) -> list[tuple[str, bytes]]:
 def _cases(run: ComparisonRun) -> dict[str, int]:
     """Which external cases to show, by number."""
     cases = run.report["cases"].get(EXTERNAL, [])
-    scores = [CaseScores.from_dict({key: case[key] for key in case if key != "case"}) for case in cases]
-    picked = pick_cases(scores)
+    picked = pick_cases([case_scores(case) for case in cases])
     return {which: cases[picked[which]]["case"] for which in SHOWN if which in picked}
 
 

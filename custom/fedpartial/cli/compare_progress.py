@@ -66,7 +66,7 @@ def seconds_left(runs: Sequence[ComparisonRun]) -> float | None:
 
 
 def _rate(runs: Sequence[ComparisonRun]) -> float | None:
-    finished = [run for run in runs if run.report is not None]
+    finished = [run for run in runs if run.report is not None and run.work]
     return sum(run.seconds for run in finished) / sum(run.work for run in finished) if finished else None
 
 

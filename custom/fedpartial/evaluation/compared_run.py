@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.comparison_sets import ALL_CASES, SETS, SITES
+from fedpartial.evaluation.annotated import cases_of_kind, summaries_of_kind
+from fedpartial.evaluation.comparison_sets import ALL_CASES, KINDS, SETS, SITES
+from fedpartial.evaluation.formats import class_label
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_NAMES, EXTERNAL_ORGANS
 from fedpartial.labels import LabelSpace
 from fedpartial.presets import get_preset
@@ -17,7 +19,8 @@ from fedpartial.presets import get_preset
 class ComparedRun:
     """method: what is compared, as the reader calls it. seed: of this run. report: valid content of report.json.
     local_steps: of each site in each round. finetune_steps: of each site after the last round. merged: whether its
-    label space has no lesions, so that its organs contain them (ConDistFL Union, SegViz).
+    label space has no lesions, so that its organs contain them (ConDistFL Union, SegViz). adapt_steps: of each site for
+    each way of site adaptation. adapted: whether this is not the run's own model, but those of its sites.
     """
 
     method: str
@@ -26,11 +29,26 @@ class ComparedRun:
     local_steps: int
     finetune_steps: int = 0
     merged: bool = False
+    adapt_steps: int = 0
+    adapted: bool = False
 
     @cached_property
     def space(self) -> LabelSpace:
-        """The preset's label space, lesions included."""
-        return replace(get_preset(self.report["preset"]).label_space, merge_lesions=False)
+        """The preset's label space, lesions included where it has any."""
+        space = get_preset(self.report["preset"]).label_space
+        sided = any(organ.sides for organ in space.organs)  # sides are for organs that contain their lesions
+        return space if sided else replace(space, merge_lesions=False)
+
+    @cached_property
+    def _by_kind(self) -> dict[str, dict[str, Mapping]]:
+        """Set of ``KINDS`` -> site -> summary."""
+        given = (self.report["sites"], self.cases(SITES), self._all_classes)
+        return {which: summaries_of_kind(*given, kind) for which, kind in KINDS.items()}
+
+    @property
+    def _all_classes(self) -> tuple[str, ...]:
+        """What a case must annotate to be fully annotated."""
+        return self.space.merged.classes if self.merged else self.space.classes
 
     @cached_property
     def classes(self) -> frozenset[str]:
@@ -46,6 +64,8 @@ class ComparedRun:
         """The summaries (``summarise``) of a set: one, or one per site; [] without such a set."""
         if which == SITES:
             return list(self.report["sites"].values())
+        if which in KINDS:
+            return list(self._by_kind[which].values())
         found = self.report.get(which, {})
         if not found and self._has_as_external(which):
             found = self.report[EXTERNAL]
@@ -58,6 +78,8 @@ class ComparedRun:
             return self.cases(EXTERNAL) | self.cases(SITES)
         if which == SITES:
             return {place: cases[place] for place in sorted(cases) if place not in EXTERNAL_NAMES}
+        if which in KINDS:
+            return cases_of_kind(self.cases(SITES), self._all_classes, KINDS[which])
         found = cases.get(which, ())
         if not found and self._has_as_external(which):
             found = cases.get(EXTERNAL, ())
@@ -72,6 +94,26 @@ class ComparedRun:
     def steps(self) -> int:
         """Local steps of one site in the whole run."""
         return len(self.report["rounds"]) * self.local_steps + self.finetune_steps
+
+
+def with_adapted(run: ComparedRun) -> list[ComparedRun]:
+    """The run, and one more for each way in which its sites have adapted the model: their own models in place of it.
+
+    No such model is for an external set, and all share the rounds of the run and what these cost.
+    """
+    empty = {name: {} for name in (*EXTERNAL_NAMES, "cross_site", "adapted_sites", "adapted_cases")}
+    rows = [run]
+    for way, sites in run.report.get("adapted_sites", {}).items():  # reports of earlier versions have none
+        cases = run.report["adapted_cases"].get(way, {})
+        row = replace(
+            run,
+            method=f"{run.method}, adapted {class_label(way)}",
+            report={**run.report, **empty, "sites": sites, "cases": cases},
+            finetune_steps=run.finetune_steps + run.adapt_steps,
+            adapted=True,
+        )
+        rows.append(row)
+    return rows
 
 
 def by_method(runs: Iterable[ComparedRun]) -> dict[str, list[ComparedRun]]:
@@ -93,10 +135,12 @@ def by_method(runs: Iterable[ComparedRun]) -> dict[str, list[ComparedRun]]:
 
 
 def shown_sets(runs: Sequence[ComparedRun]) -> tuple[str, ...]:
-    """The sets that a run has, without those that would repeat the external set for all of them."""
+    """The sets that a run has, without those that would repeat the external set or the sites for all of them."""
+    one_kind = not all(any(run.summaries(which) for run in runs) for which in KINDS)
     repeated = {
         EXTERNAL_ORGANS: all(run.merged for run in runs),
         EXTERNAL_HEADS: not any(run.has_heads for run in runs),
+        **dict.fromkeys(KINDS, one_kind),
     }
     return tuple(which for which in SETS if not repeated.get(which) and any(run.summaries(which) for run in runs))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.compared_run import ComparedRun, by_method, shown_sets
+from fedpartial.evaluation.compared_run import ComparedRun, by_method, shown_sets, with_adapted
 from fedpartial.evaluation.comparison_cautions import find_cautions
 from fedpartial.evaluation.comparison_costs import costs, curve
 from fedpartial.evaluation.comparison_scores import score_set
@@ -22,7 +22,8 @@ class Comparison:
 
     methods: in the order given. scores: set -> ``score_set``, only ``shown_sets``. tests: set (and "all",
     external and sites together) -> one test per pair of methods. costs: method -> ``costs``. curves: method ->
-    ``curve``. cautions: sentences for the reader.
+    ``curve``, [] for adapted models, whose run has it. cautions: sentences for the reader. adapted: the methods that
+    are models which sites have adapted to their own data.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Comparison:
     costs: Mapping[str, Mapping]
     curves: Mapping[str, list[dict]]
     cautions: tuple[str, ...]
+    adapted: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """Plain dicts and lists for strict JSON: no NaN, undefined numbers are None."""
@@ -39,8 +41,9 @@ class Comparison:
 
 
 def compare(runs: Iterable[ComparedRun], *, title: str) -> Comparison:
-    """Compare runs by method. ConfigError without runs, or when a method has a seed twice."""
-    groups = by_method(runs)
+    """Compare runs by method, adapted models as methods of their own. ConfigError without runs, or when a method has
+    a seed twice."""
+    groups = by_method(row for run in runs for row in with_adapted(run))
     if not groups:
         raise ConfigError(
             where="comparison",
@@ -59,6 +62,7 @@ def compare(runs: Iterable[ComparedRun], *, title: str) -> Comparison:
         scores=scores,
         tests={which: found for which, found in tests.items() if found},
         costs=cost,
-        curves={method: curve(group) for method, group in groups.items()},
+        curves={method: [] if group[0].adapted else curve(group) for method, group in groups.items()},
         cautions=tuple(find_cautions(groups, scores, cost, tests)),
+        adapted=tuple(method for method, group in groups.items() if group[0].adapted),
     )

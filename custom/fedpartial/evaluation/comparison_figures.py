@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 8.6
 _DASHES = ("-", "--", ":")
-_APART = 0.24
-"""Distance of the sets of one method, where methods are 1 apart."""
+_APART, _ROOM = 0.24, 0.8
+"""Distance of the sets of one method and the room for all of them, where methods are 1 apart."""
 
 
 def styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -67,9 +67,10 @@ def macro_means(scores: Mapping[str, Mapping], methods: Sequence[str]) -> bytes 
 
 
 def _places(methods: Sequence[str], sets: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    apart = min(_APART, _ROOM / len(sets))
     for i, method in enumerate(methods):
         for k, which in enumerate(sets):
-            yield method, which, i + _APART * (k - (len(sets) - 1) / 2)
+            yield method, which, i + apart * (k - (len(sets) - 1) / 2)
 
 
 def _seeds(ax: Axes, y: float, values: Sequence[float], colour: str, which: str) -> None:

@@ -15,6 +15,7 @@ from fedpartial.evaluation.comparison_tables import (
     markdown,
     pair_table,
     score_table,
+    summary_table,
 )
 from fedpartial.evaluation.page import fill, inline_figures
 
@@ -36,6 +37,7 @@ def render_markdown(comparison: Comparison) -> str:
     """The tables in Markdown, for other documents."""
     tables = _tables(comparison)
     parts = [f"# {comparison.title}\n", "".join(f"- {sentence}\n" for sentence in comparison.cautions)]
+    parts += ["## Scores: means over classes\n", markdown(tables["summary"])]
     for name, by_metric in tables["scores"].items():
         parts += [f"## Scores: {name}\n", *(markdown(table) for table in by_metric.values())]
     for name, (matrix, pairs) in tables["tests"].items():
@@ -47,6 +49,7 @@ def render_markdown(comparison: Comparison) -> str:
 def _tables(comparison: Comparison) -> dict:
     return {
         "comparison": comparison,
+        "summary": summary_table(comparison),
         "sets": [SETS[which] for which in comparison.scores],
         "scores": {TITLES[which]: _scores(comparison, which) for which in comparison.scores},
         "tests": {

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedpartial.evaluation.annotated import FULLY, PARTIALLY
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_ORGANS
 
 SITES = "sites"
+SITES_FULL, SITES_PARTIAL = "sites_full", "sites_partial"
+KINDS = {SITES_FULL: FULLY, SITES_PARTIAL: PARTIALLY}
+"""Sets of the cases of the sites -> which of them they hold."""
 ALL_CASES = "all"
 
 
@@ -50,6 +54,19 @@ SETS: Mapping[str, ScoreSet] = {
         marker="s",
         definition="The test cases of each site and the classes it annotates. The mean of a class is over the cases of "
         "all sites that annotate it.",
+    ),
+    SITES_FULL: ScoreSet(
+        title="sites, fully annotated",
+        label="sites, fully annotated",
+        marker="P",
+        definition="The test cases of sites that annotate every class of the preset.",
+    ),
+    SITES_PARTIAL: ScoreSet(
+        title="sites, partially annotated",
+        label="sites, partially annotated",
+        marker="X",
+        definition="The test cases of sites that annotate some classes only; a site that sends no cases is taken as a "
+        "whole.",
     ),
 }
 """Sets with tables of their own, in their order; tests have ``ALL_CASES``, external and sites together, as well."""

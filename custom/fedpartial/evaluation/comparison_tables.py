@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedpartial.evaluation.comparison import Comparison
 from fedpartial.evaluation.comparison_scores import DIGITS, best
+from fedpartial.evaluation.comparison_sets import SETS
 from fedpartial.evaluation.formats import UNDEFINED, class_label, duration, mean_sd, short_commit, size
 from fedpartial.evaluation.significance import ALPHA, PairedTest
 
@@ -50,7 +51,7 @@ def score_table(comparison: Comparison, which: str, metric: str) -> Table:
     counts = {name: _counts(scores, metric, name) for name in names}
     rows = [
         (_text(method), _number(str(_num_seeds(comparison, method))), *_row(scores, metric, method, counts, winners))
-        for method in comparison.methods
+        for method in _scored(comparison, which)
     ]
     rows.append((_text("cases"), _number(""), _number(""), *(_number(_range(counts[name])) for name in names)))
     return Table(
@@ -59,6 +60,11 @@ def score_table(comparison: Comparison, which: str, metric: str) -> Table:
         rows=tuple(rows),
         classes={i: name for i, name in enumerate(names, start=3)},
     )
+
+
+def _scored(comparison: Comparison, which: str) -> list[str]:
+    """The methods that this set has cases for."""
+    return [method for method in comparison.methods if comparison.scores[which]["dice"][method]["num_classes"]]
 
 
 def _row(scores: Mapping, metric: str, method: str, counts: Mapping, winners: Mapping) -> Iterator[Cell]:
@@ -75,7 +81,29 @@ def mean_over_classes(scores: Mapping, metric: str, method: str) -> str:
     """The macro mean, and of how many classes where that is not all of the set."""
     values, number = scores[metric][method], len(scores["classes"])
     text = mean_sd(values["macro"], DIGITS[metric])
-    return text if values["num_classes"] == number else f"{text} ({values['num_classes']} of {number})"
+    return text if values["num_classes"] in (0, number) else f"{text} ({values['num_classes']} of {number})"
+
+
+def summary_table(comparison: Comparison) -> Table:
+    """Means over classes: a row per method, for each set its Dice and its HD95."""
+    pairs = [(which, metric) for which in comparison.scores for metric in METRIC_LABELS]
+    winners = {pair: best(comparison.scores[pair[0]], pair[1], None) for pair in pairs}
+    rows = [
+        (
+            _text(method),
+            *(
+                _number(mean_over_classes(comparison.scores[which], metric, method), strong=method in found)
+                for (which, metric), found in winners.items()
+            ),
+        )
+        for method in comparison.methods
+    ]
+    return Table(
+        caption="Means over classes of each set: mean \N{PLUS-MINUS SIGN} sd over seeds.",
+        head=("method", *(f"{SETS[which].label}: {METRIC_LABELS[metric]}" for which, metric in pairs)),
+        rows=tuple(rows),
+        classes={},
+    )
 
 
 def _counts(scores: Mapping, metric: str, name: str) -> set[int]:
@@ -149,8 +177,8 @@ def cost_table(comparison: Comparison) -> Table:
         rows.append((_text(method), *map(_number, numbers), *map(_text, facts)))
     caption = (
         "Means over the runs of a method. Run: wall clock, without data preparation. Training: of the rounds, also "
-        "without data preparation. "
-        "Exchanged: sent and received by all sites in the rounds. Steps after a plus sign: fine-tuning."
+        "without data preparation. Exchanged: sent and received by all sites in the rounds. Steps after a plus sign: "
+        "fine-tuning or site adaptation."
     )
     return Table(caption=caption, head=COST_COLUMNS, rows=tuple(rows), classes={})
 
