@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fedpartial
-from fedpartial.cli.compare_check import check_runs
+from fedpartial.cli.compare_check import check_runs, differences
 from fedpartial.cli.compare_plan import ComparePlan, parse_seeds, plan_of_jobs, read_plan
 from fedpartial.cli.prepare import Options, Refused
 from fedpartial.errors import ConfigError
@@ -43,6 +43,38 @@ def test_a_plan_says_what_is_the_same_for_all_runs_and_what_differs(read):
     assert (first.name, first.job, first.method, first.rounds, first.local_steps) == ("fedavg", "fedavg", {}, 8, 30)
     assert (second.method, second.rounds, second.local_steps) == ({"temperature": 2.0}, 4, 30)
     assert second.folder == "condistfl-temperature-2"
+
+
+def test_a_run_may_change_variables_of_the_server(read):
+    runs = [{"job": "psmos", "pretrain_rounds": 0}, {"job": "fedmenu", "values": {"min_clients": 3}}, {"job": "fedavg"}]
+    assert [m.server_values for m in read({"runs": runs}).methods] == [{"pretrain_rounds": 0}, {"min_clients": 3}, {}]
+
+
+def test_variables_reach_the_copy_of_the_job(read, tmp_path):
+    runs = [{"name": "three", "job": "fedavg", "values": {"min_clients": 3}}, {"job": "fedavg"}]
+    three, four = check_runs(read({"seeds": [0], "runs": runs}), Options(job=""), tmp_path / "out", tmp_path)
+    assert (three.checked.job.server["min_clients"], four.checked.job.server["min_clients"]) == (3, 4)
+    (change,) = differences(four.checked.job.folder, three.checked.job.folder)
+    assert "min_clients" in change
+
+
+def test_variables_that_a_job_has_not_got_are_refused(read, tmp_path):
+    """FedAvg without pretraining, and a key that no component refers to."""
+    runs = [
+        {"name": "a", "job": "fedavg", "pretrain_rounds": 2},
+        {"name": "b", "job": "fedavg", "values": {"rouds": 1}},
+    ]
+    found = faults(check_runs, read({"seeds": [0], "runs": runs}), Options(job=""), tmp_path / "out", tmp_path)
+    assert [("pretrain_rounds" in fault, "rouds" in fault) for fault in found] == [(True, False), (False, True)]
+    assert all("no such key" in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    "run", [{"values": {"num_rounds": 2}}, {"values": {"seed": 2}}, {"values": ["a"]}, {"pretrain_rounds": -1}]
+)
+def test_variables_with_a_key_of_their_own_and_impossible_ones_are_refused(read, run):
+    (fault,) = faults(read, {"runs": [{"job": "fedavg", **run}]})
+    assert f"runs[0].{next(iter(run))}" in fault
 
 
 def test_jobs_alone_make_a_plan(tmp_path):

@@ -98,6 +98,7 @@ def _options(plan: ComparePlan, method: PlannedMethod, common: Options, seed: in
         common,
         job=method.job,
         method=method.method,
+        values=method.server_values,
         rounds=method.rounds,
         local_steps=method.local_steps,
         sites=common.sites if method.sites is None else tuple(method.sites),

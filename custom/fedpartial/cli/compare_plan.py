@@ -12,7 +12,7 @@ from fedpartial.cli.prepare import Refused
 from fedpartial.errors import ConfigError, check_keys
 
 PLAN_KEYS = ("title", "seeds", "rounds", "local_steps", "preset", "runs")
-RUN_KEYS = ("name", "job", "method", "sites", "rounds", "local_steps")
+RUN_KEYS = ("name", "job", "method", "sites", "rounds", "local_steps", "pretrain_rounds", "values")
 OPTIONS = {
     "seeds": "--seeds",
     "rounds": "--rounds",
@@ -21,13 +21,25 @@ OPTIONS = {
     "sites": "--sites",
 }
 """What a plan and the command line can both say, and so only one of them may."""
+PRETRAIN_ROUNDS = "pretrain_rounds"
+OWN_KEYS = {
+    "seed": "seeds",
+    "num_rounds": "rounds",
+    "local_steps": "local_steps",
+    "preset": "preset",
+    PRETRAIN_ROUNDS: PRETRAIN_ROUNDS,
+}
+"""Variables that a plan has keys for, and so may not stand in ``values`` as well."""
 DEFAULT_SEEDS = (0, 1, 2)
 UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMethod:
-    """One row of the comparison: a job, and what differs from it. None where the job decides."""
+    """One row of the comparison: a job, and what differs from it. None where the job decides.
+
+    values: variables of the server's configuration, by name.
+    """
 
     name: str
     job: str
@@ -35,6 +47,14 @@ class PlannedMethod:
     sites: Sequence[str] | None = None
     rounds: int | None = None
     local_steps: int | None = None
+    pretrain_rounds: int | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def server_values(self) -> dict[str, object]:
+        """Variables of the server's configuration that have no option of their own."""
+        given = {} if self.pretrain_rounds is None else {PRETRAIN_ROUNDS: self.pretrain_rounds}
+        return {**given, **self.values}
 
     @property
     def folder(self) -> str:
@@ -194,4 +214,9 @@ _VALUES = {
     "job": ("a job folder, or the name of one under jobs/", _is_text),
     "sites": ("a list of different names of sites", lambda value: _are_different(value, _is_text)),
     "method": ("an object with arguments of the method", lambda value: isinstance(value, dict)),
+    PRETRAIN_ROUNDS: ("a whole number from 0 on", lambda value: _is_number(value, 0)),
+    "values": (
+        f"an object with variables of the server's configuration, none of {', '.join(OWN_KEYS)}",
+        lambda value: isinstance(value, dict) and not value.keys() & OWN_KEYS.keys(),
+    ),
 }
