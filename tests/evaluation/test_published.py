@@ -6,9 +6,11 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_up_adaptation import GAINS, adapted_run
 from made_up_runs import made_up_runs, with_heads
 
 import fedpartial
@@ -25,8 +27,8 @@ def script(monkeypatch):
     return lambda name: importlib.import_module(f"{name}_published")
 
 
-def planned(name: str) -> list[str]:
-    plan = json.loads((BENCHMARKS / "plans" / f"{name}_table.json").read_text(encoding="utf-8"))
+def planned(name: str, table: str = "table") -> list[str]:
+    plan = json.loads((BENCHMARKS / "plans" / f"{name}_{table}.json").read_text(encoding="utf-8"))
     return [run.get("name", run["job"]) for run in plan["runs"]]
 
 
@@ -89,3 +91,53 @@ def test_condistfl_as_a_command(tmp_path):
     organs = mean_sd(given["scores"]["external_organs"]["dice"]["condistfl_union"]["macro"])
     assert lines[3] == f"| ConDistFL (Union) | {UNDEFINED} | {UNDEFINED} | 0.8674 | {organs} | {UNDEFINED} |"
     assert lines[2].startswith("| FedAvg* | 0.3934 | 0.")
+
+
+# --- FL-PSMOS ----------------------------------------------------------------------------------------------
+
+
+def psmos(names: dict[str, str], methods: tuple[str, ...] = ("federated", "central")) -> dict:
+    """A made-up comparison of two runs; ``names``: made-up method -> name in the plan."""
+    runs = [replace(adapted_run(method), method=names[method]) for method in methods]
+    return compare(runs, title="t").to_json()
+
+
+def test_every_row_of_ours_in_the_psmos_tables_is_in_a_plan(script):
+    module = script("psmos")
+    peers = {"PaNN", "PIPO", "MargExc"}
+    adapted = {f"{module.ADAPTED}{way.replace('_', ' ')}" for way in GAINS}
+    assert module.ADAPTED.removesuffix(", adapted ") in planned("psmos")
+    assert set(module.TABLE) - peers - adapted <= set(planned("psmos"))
+    assert adapted <= set(module.TABLE)
+    assert set(module.LOSSES) <= set(planned("psmos", "losses"))
+    assert list(module.ROUNDS) == planned("psmos", "rounds")
+
+
+def test_psmos_rows_have_dice_and_distance_of_both_kinds_of_sites(script):
+    module = script("psmos")
+    given = psmos({"federated": "Federated + adaptation", "central": "Central"})
+    lines = {row[0]: row[1:] for row in module.rows(given, module.TABLE)}
+    assert list(lines) == [*module.TABLE, "Federated + adaptation"], "the paper's order, then ours"
+    name = f"{module.ADAPTED}encoder frozen"
+    full, partial, both = (
+        f"{given['scores'][which]['dice'][name]['macro']['mean']:.3f} / "
+        f"{given['scores'][which]['hd95_mm'][name]['macro']['mean']:.1f}"
+        for which in module.SETS
+    )
+    assert lines[name] == ("0.929 / 2.31", full, "0.928 / 6.44", partial, "0.929 / 4.38", both)
+    assert lines["PaNN"] == (UNDEFINED,) * 4 + ("0.906 / 5.29", UNDEFINED)
+    assert lines["Federated + adaptation"][0] == UNDEFINED
+    assert len(module.HEAD) == 1 + len(lines[name])
+
+
+def test_psmos_knows_its_three_tables_by_their_methods(script):
+    module = script("psmos")
+    rounds = module.table(psmos({"central": "Central"}, ("central",)))
+    assert rounds.startswith("| method |"), "central training alone is no sweep"
+    runs = [replace(adapted_run("central"), method=name) for name in ("20 steps x 16 rounds", "Central")]
+    sweep = module.table(compare(runs, title="t").to_json()).splitlines()
+    assert sweep[2].startswith("| 20 steps x 16 rounds | 50 x 2000 | 0.924 / 4.80 | 0.8")
+    assert sweep[3].endswith("| 75 | 20.0 s |")
+    losses = module.table(psmos({"central": "Dice + CE + Lovász"}, ("central",))).splitlines()
+    assert losses[2].startswith("| Dice + CE + Lovász | 0.933 / 1.78 | 0.8")
+    assert len(losses) == 3
