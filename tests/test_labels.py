@@ -422,11 +422,6 @@ def test_a_case_annotates_the_organs_it_names_and_a_lesion_alone_is_no_organ(lab
     assert not found[0]
 
 
-def test_the_space_with_lesions_is_the_way_back_from_the_merged_one():
-    assert MERGED.unmerged == WITH_LESIONS.unmerged == WITH_LESIONS
-    assert SIDED.unmerged == SIDED, "lesions of an organ with sides have no channel to go back to"
-
-
 # --- right and left -----------------------------------------------------------------------------
 
 X = np.diag([10.0, 10.0, 10.0, 1.0])

@@ -184,11 +184,6 @@ class LabelSpace:
         """The same organs without channels for lesions."""
         return replace(self, merge_lesions=True)
 
-    @cached_property
-    def unmerged(self) -> LabelSpace:
-        """The same organs with channels for lesions; a space with sides, which cannot have them, is itself."""
-        return self if any(organ.sides for organ in self.organs) else replace(self, merge_lesions=False)
-
     def merge_channels(self, channels: np.ndarray) -> np.ndarray:
         """Channels of this space (any shape) -> channels of ``merged``: a lesion becomes its organ."""
         return np.array([self.merged.index(name) for name in self.channels], dtype=np.uint8)[channels]
