@@ -47,7 +47,7 @@ MARGINAL: dict[str, Callable[[Merged, LossOptions], Tensor]] = {
     "ce": lambda merged, o: voxel_cross_entropy(merged, ce_on=o.ce_on).mean(),
     "focal": lambda merged, o: marginal_focal(merged, gamma=o.gamma),
     "topk": lambda merged, o: mean_of_largest(voxel_cross_entropy(merged, ce_on=o.ce_on), o.fraction),
-    "lovasz": lambda merged, o: marginal_lovasz(merged),
+    "lovasz": lambda merged, o: marginal_lovasz(merged.q, merged.target, merged.counted),
 }
 BY_CLASS: dict[str, Callable[[Tensor, Tensor, LossOptions], Tensor]] = {
     "dice": lambda p, e, o: exclusion_dice(p, e),
