@@ -22,9 +22,11 @@ from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
 from fedpartial.flare.weights import METRICS
+from fedpartial.losses.combination import LOSS_NAMES
 from fedpartial.methods.condistfl import ConDistFL
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.methods.fedprox import FedProx
+from fedpartial.methods.margexc import MargExc
 from fedpartial.server.final_report import FinalReport
 from fedpartial.server.run_history import RunHistory
 from fedpartial.training.reported import UPDATE_NUMBERS, VALIDATION
@@ -159,12 +161,14 @@ def test_wrong_arguments_are_refused_when_the_policy_is_read(arguments):
 def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weights):
     """A new method that reports a new part of its loss needs a line in reported.py."""
     reported = set()
-    for method in (FedAvg(), FedProx(), ConDistFL()):
+    all_losses = dict.fromkeys(LOSS_NAMES, 1.0)
+    for method in (FedAvg(), FedProx(), ConDistFL(), MargExc(marginal=all_losses, exclusion=all_losses)):
         reply = make_hospital(method=method, folder=type(method).__name__).execute("train", train_task(weights, 1))
         assert passed(KnownContent(), reply) is not None
         metrics = from_shareable(reply).meta[METRICS]
         reported |= {name for name, value in metrics.items() if isinstance(value, int | float)}
-    assert reported == set(UPDATE_NUMBERS)
+    of_another_network = {"auxiliary"}  # tests/methods/test_fedmenu.py
+    assert reported | of_another_network == set(UPDATE_NUMBERS)
 
 
 # --- the report made of summaries ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from fedpartial.networks.build import build_network
 from fedpartial.networks.menu import AUXILIARY, WHOLE, OrganOutput
 from fedpartial.presets import SIDED_ORGANS, MenuConfig
 from fedpartial.training.optimizer import build_optimizer
+from fedpartial.training.reported import LOSS_PARTS
 
 SMALL = replace(TINY, label_space=SIDED_ORGANS, network=MenuConfig(channels=(2, 4)))
 GROUPS = torch.from_numpy(SIDED_ORGANS.group_matrix())
@@ -126,6 +127,7 @@ def test_both_losses_fall():
     optimizer.lr = 0.05
     masks, given = labelled(("liver",), ("kidney",)), labels(1, 4)
     found = [step(net, optimizer, given, masks) for _ in range(12)]
+    assert set(found[0]) == {"dice", "ce", "exclusion_dice", "exclusion_ce", "auxiliary"} <= set(LOSS_PARTS)
     assert found[-1]["ce"] < 0.85 * found[0]["ce"]
     assert found[-1]["auxiliary"] < 0.9 * found[0]["auxiliary"]
 
