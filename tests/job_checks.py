@@ -17,8 +17,8 @@ from fedpartial.presets import get_preset
 JOBS_DIR = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(folder for folder in JOBS_DIR.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 REFERENCE = JOBS_DIR / "fedavg"
-SITES = sorted(PHANTOM_POOLS["central"])
-POOLED = {"central", "central_plain", "segviz_central"}
+SITES, FULL = sorted(PHANTOM_POOLS["central"]), "full"
+POOLED = {"central", "central_plain", "segviz_central", "psmos_central"}
 """Jobs of one site that holds the data of all."""
 
 META, SERVER, CLIENT = "meta.json", "app/config/config_fed_server.json", "app/config/config_fed_client.json"
@@ -28,6 +28,9 @@ FRONT_MATTER = {"title", "paper", "labels", "limit"}
 SYSTEM_VARIABLES = {"SITE_NAME", "WORKSPACE", "JOB_ID", "ROOT_URL", "SECURE_MODE"}
 FLARE_KEYS = {"format_version", "executors", "workflows", "components", "task_data_filters", "task_result_filters"}
 
+
+OTHER_LENGTH = {("psmos_pretrain", "num_rounds"), ("psmos_central", "num_rounds"), ("psmos_central", "local_steps")}
+"""Only a part of the run that the preset is sized for; the paper's share of pretraining."""
 
 # --- reading ------------------------------------------------------------------------------------------
 
@@ -89,7 +92,8 @@ def faults(job: Path) -> list[str]:
         checks = (variable_faults, class_faults, id_faults, value_faults)
         found += [f"{name}{fault}" for check in checks for fault in check(configs[name])]
     found += path_faults(configs) + plan_faults(job, configs[SERVER])
-    return found + client_faults(configs) + standalone_faults(configs) + head_faults(configs)
+    whole = (client_faults, standalone_faults, head_faults, later_task_faults, pretraining_faults)
+    return found + [fault for check in whole for fault in check(configs)]
 
 
 def front_matter_faults(job: Path) -> list[str]:
@@ -110,12 +114,21 @@ def meta_faults(job: Path, meta: dict) -> list[str]:
     found = []
     if meta.get("name") != job.name:
         found.append(f"{META}#/name: {meta.get('name')!r}")
-    sites = ["central"] if job.name in POOLED else SITES
+    sites = sites_of(job.name)
     if meta.get("deploy_map") != {"app": ["server", *sites]}:
         found.append(f"{META}#/deploy_map: {meta.get('deploy_map')}")
     if meta.get("min_clients") != len(sites):
         found.append(f"{META}#/min_clients: {meta.get('min_clients')}")
     return found
+
+
+def sites_of(job: str) -> list[str]:
+    """The sites that a job of this collection names."""
+    if job in POOLED:
+        return ["psmos_central" if job == "psmos_central" else "central"]
+    if job == "psmos_pretrain":
+        return [FULL]
+    return sorted([*SITES, FULL]) if job.startswith(("psmos", "fedmenu")) else SITES
 
 
 def client_faults(configs: dict[str, dict]) -> list[str]:
@@ -146,7 +159,6 @@ def head_faults(configs: dict[str, dict]) -> list[str]:
     server, client = ({entry["path"]: entry for _, entry in built_classes(configs[n])} for n in (SERVER, CLIENT))
     parts = {
         f"{SERVER}#/workflows: HeadCollection": any(path.endswith(".HeadCollection") for path in server),
-        f"{CLIENT}#/executors: SiteExecutor": any(path.endswith(".SiteExecutor") for path in client),
         f"{CLIENT}#/components/learner/args/method: SegViz": "fedpartial.methods.segviz.SegViz" in client,
         f"{CLIENT}#/executors/0/tasks: fine_tune, collect": {"fine_tune", "collect"}
         <= {task for executor in configs[CLIENT]["executors"] for task in executor["tasks"]},
@@ -156,6 +168,8 @@ def head_faults(configs: dict[str, dict]) -> list[str]:
         ),
     }
     needed = private_heads(configs)
+    if not needed:
+        parts.pop(f"{SERVER}#/workflows/final_evaluation/args/cross_site: false")
     found = [
         f"{place} {'missing' if needed else 'without private heads'}" for place, has in parts.items() if has != needed
     ]
@@ -163,6 +177,29 @@ def head_faults(configs: dict[str, dict]) -> list[str]:
     if needed and order != ["FederatedRounds", "HeadCollection", "FinalEvaluation"]:
         found.append(f"{SERVER}#/workflows: {order}")
     return found
+
+
+LATER_TASKS = {"fine_tune", "collect", "adapt"}
+
+
+def later_task_faults(configs: dict[str, dict]) -> list[str]:
+    """FLARE's own executor answers a task after the rounds with an error; ours runs them."""
+    found = []
+    for executor in configs[CLIENT]["executors"]:
+        ours = executor["executor"]["path"].endswith(".SiteExecutor")
+        if ours != bool(LATER_TASKS & set(executor["tasks"])):
+            found.append(f"{CLIENT}#/executors: {executor['executor']['path']} for {executor['tasks']}")
+    adapts = any(entry["path"].endswith(".SiteAdaptation") for _, entry in built_classes(configs[SERVER]))
+    if adapts != any("adapt" in executor["tasks"] for executor in configs[CLIENT]["executors"]):
+        found.append(f"{CLIENT}#/executors/0/tasks: adapt")
+    return found
+
+
+def pretraining_faults(configs: dict[str, dict]) -> list[str]:
+    """The sites that pretrain take part in the job."""
+    sites = configs[META]["deploy_map"]["app"]
+    strangers = set(configs[SERVER].get("pretrain_sites", [])) - set(sites)
+    return [f"{SERVER}#/pretrain_sites: {sorted(strangers)}"] if strangers else []
 
 
 def variable_faults(config: dict) -> list[str]:
@@ -236,12 +273,13 @@ def plan_faults(job: Path, server: dict) -> list[str]:
     """A job runs the preset of its network as it was sized, under its own name."""
     plan = next((entry["args"] for entry in server["components"] if entry["id"] == "plan"), {})
     found = [] if plan.get("job") == job.name else [f"{SERVER}#/components/plan/args/job: {plan.get('job')!r}"]
-    expected = "phantom_segviz" if job.name.startswith("segviz_") else "phantom"
+    family = job.name.partition("_")[0]
+    expected = {"segviz": "phantom_segviz", "psmos": "phantom_psmos", "fedmenu": "phantom_menu"}.get(family, "phantom")
     if server.get("preset") != expected:
         return [*found, f"{SERVER}#/preset: {server.get('preset')!r}"]
     preset = get_preset(expected)
     for name in ("num_rounds", "local_steps", *(("finetune_steps",) if "finetune_steps" in server else ())):
-        if server.get(name) != getattr(preset, name):
+        if server.get(name) != getattr(preset, name) and (job.name, name) not in OTHER_LENGTH:
             found.append(f"{SERVER}#/{name}: {server.get(name)}; the preset is sized for {getattr(preset, name)}")
         if plan.get(name) != f"{{{name}}}":
             found.append(f"{SERVER}#/components/plan/args/{name}: {plan.get(name)!r}")

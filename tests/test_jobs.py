@@ -49,6 +49,34 @@ ONE_SITE = {
     f"{SERVER}#/min_clients",
 }
 
+FIVE_SITES = {
+    *(f"meta.json#/deploy_map/app/{place}" for place in (1, 2, 3, 4, 5)),
+    "meta.json#/min_clients",
+    f"{SERVER}#/min_clients",
+}
+LENGTH = {f"{SERVER}#/num_rounds", f"{SERVER}#/local_steps"}
+BY_CASES = {
+    PRESET,
+    *OTHER_METHOD,
+    f"{SERVER}#/components/aggregator/args/weighting",
+    f"{SERVER}#/workflows/final_evaluation/args/cross_site",
+}
+"""Objective and weights of FL-PSMOS and Fed-MENU; local models are not scored at other sites."""
+SELDOM_VALIDATED = {f"{SERVER}#/{place}validate_every" for place in ("", "components/plan/args/")}
+PRETRAINED = SELDOM_VALIDATED | {
+    f"{SERVER}#/{place}{name}"
+    for place in ("", "components/plan/args/")
+    for name in ("pretrain_rounds", "pretrain_sites")
+}
+ADAPTED = {
+    f"{SERVER}#/adapt_steps",
+    f"{SERVER}#/adapt_lr_factor",
+    f"{SERVER}#/workflows/adaptation",
+    f"{CLIENT}#/executors/0/tasks/3",
+    f"{CLIENT}#/executors/0/executor/path",
+    f"{CLIENT}#/executors/0/executor/args",
+}
+
 ALLOWED_DIFFERENCES = {
     "fedavg": set(),
     "fedavg_plain": {*NAME, f"{METHOD}/args/unlabelled"},
@@ -71,6 +99,20 @@ ALLOWED_DIFFERENCES = {
     "segviz_standalone": {*NAME, *HEADS, *GENERATOR, f"{CLIENT}#/components/learner/args/start_from"},
     "segviz_conventional": {*NAME, PRESET, f"{METHOD}/args/unlabelled"},
     "segviz_central": {*NAME, PRESET, *ONE_SITE, f"{METHOD}/args/unlabelled"},
+    "psmos": {*NAME, *FIVE_SITES, *LENGTH, *BY_CASES, *PRETRAINED},
+    "psmos_adapt": {*NAME, *FIVE_SITES, *LENGTH, *BY_CASES, *PRETRAINED, *ADAPTED},
+    "psmos_pretrain": {*NAME, *ONE_SITE, *LENGTH, *BY_CASES},
+    "psmos_central": {*NAME, *ONE_SITE, *LENGTH, *BY_CASES, *PRETRAINED},
+    "psmos_standalone": {
+        *NAME,
+        *FIVE_SITES,
+        *LENGTH,
+        *GENERATOR,
+        *SELDOM_VALIDATED,
+        *(BY_CASES - {f"{SERVER}#/workflows/final_evaluation/args/cross_site"}),
+        f"{CLIENT}#/components/learner/args/start_from",
+    },
+    "fedmenu": {*NAME, *FIVE_SITES, *BY_CASES, f"{SERVER}#/components/aggregator/args/label_weights"},
     "central": {*NAME, *ONE_SITE},
     "central_plain": {*NAME, *ONE_SITE, f"{METHOD}/args/unlabelled"},
 }
@@ -82,7 +124,7 @@ that id; "args" is compared as one value where "path" differs too."""
 
 
 def test_there_are_jobs_to_check():
-    assert len(JOBS) == 17
+    assert len(JOBS) == 23
     assert {job.name for job in JOBS} == set(ALLOWED_DIFFERENCES)
     assert set(ALLOWED_DIFFERENCES) > POOLED
 
@@ -107,10 +149,10 @@ def test_what_kind_of_job_each_one_is():
             if kind in text:
                 found.add(job.name)
     assert kinds == {
-        "NoAggregation": {"standalone", "segviz_standalone"},
-        '"local"': {"standalone", "segviz_standalone"},
+        "NoAggregation": {"standalone", "segviz_standalone", "psmos_standalone"},
+        '"local"': {"standalone", "segviz_standalone", "psmos_standalone"},
         "merge_lesions": {"condistfl_union"},
-        '"central"': POOLED,
+        '"central"': POOLED - {"psmos_central"},
     }
 
 
@@ -131,6 +173,23 @@ def test_fedopt_has_the_server_of_condistfl_and_the_sites_of_fedavg():
 def test_the_baselines_of_segviz_are_those_of_condistfl_with_another_network(job, reference):
     """Same code and arguments, so the same run where `fedpartial run fedavg_plain --preset phantom_segviz` is typed."""
     assert differences_of(JOBS_DIR / job, JOBS_DIR / reference) == {*NAME, PRESET}
+
+
+def test_the_jobs_of_psmos_differ_in_adaptation_and_in_who_takes_part_alone():
+    psmos = JOBS_DIR / "psmos"
+    assert differences_of(JOBS_DIR / "psmos_adapt", psmos) == {*NAME, *ADAPTED}
+    rounds = {f"{SERVER}#/num_rounds"}
+    others = FIVE_SITES - {"meta.json#/deploy_map/app/1"}  # the fully annotated site comes first in both
+    assert differences_of(JOBS_DIR / "psmos_pretrain", psmos) == {*NAME, *others, *PRETRAINED, *rounds}
+    numbers = {f"{SERVER}#/{name}" for name in ("pretrain_rounds", "pretrain_sites/0", "validate_every")}
+    assert differences_of(JOBS_DIR / "psmos_central", psmos) == {*NAME, *FIVE_SITES, *LENGTH, *numbers}
+
+
+def test_the_first_phase_of_psmos_is_psmos_pretrain():
+    psmos, alone = (read(JOBS_DIR / name / SERVER) for name in ("psmos", "psmos_pretrain"))
+    assert psmos["pretrain_rounds"] == alone["num_rounds"]
+    assert psmos["local_steps"] == alone["local_steps"]
+    assert psmos["pretrain_sites"] == read(JOBS_DIR / "psmos_pretrain" / META)["deploy_map"]["app"][1:]
 
 
 @pytest.mark.parametrize("kind", ["fedavg", "fedbn"])

@@ -82,6 +82,11 @@ class LabelSpace:
         return (BACKGROUND, *self.classes)
 
     @property
+    def sided(self) -> bool:
+        """Whether right and left of an organ are classes of their own."""
+        return any(organ.sides for organ in self.organs)
+
+    @property
     def num_channels(self) -> int:
         return len(self.channels)
 

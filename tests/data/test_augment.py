@@ -10,6 +10,7 @@ import torch
 
 from fedpartial.data.augment import LEVELS, augment
 from fedpartial.data.sampler import Batch
+from fedpartial.presets import ABDOMEN, SIDED_ORGANS
 
 LEVELS_THAT_CHANGE = ("light", "condistfl", "segviz")
 
@@ -55,9 +56,12 @@ def test_light_leaves_the_label_and_stays_near_the_image(preset):
         assert (light.image.mean((-1, -2)) - batch.image.mean((-1, -2))).abs().max() < 0.9
 
 
-def test_condistfl_flips_image_and_label_together(preset, monkeypatch):
-    """Without its intensity part: the image that equals its label still does, in one of eight ways."""
+@pytest.mark.parametrize(("space", "count"), [(ABDOMEN, 8), (SIDED_ORGANS, 4)], ids=["organs", "right and left"])
+def test_condistfl_flips_image_and_label_together(preset, monkeypatch, space, count):
+    """Without its intensity part: the image that equals its label still does, in one of eight ways. Where right and
+    left are classes the first axis, from right to left, stays as it is."""
     monkeypatch.setattr("fedpartial.data.augment._condistfl_intensities", lambda: NoIntensities())
+    preset = replace(preset, label_space=space)
     batch = batch_of()
     batch = replace(batch, image=batch.label[:, None].float())
     outcomes = set()
@@ -66,7 +70,8 @@ def test_condistfl_flips_image_and_label_together(preset, monkeypatch):
         assert torch.equal(flipped.image[:, 0], flipped.label.float())
         ways = [tuple(a for a in range(3) if way >> a & 1) for way in range(8)]
         outcomes |= {way for way in ways if torch.equal(flipped.label[0], batch.label[0].flip(way))}
-    assert len(outcomes) == 8
+    assert len(outcomes) == count
+    assert any(0 in way for way in outcomes) == (space is ABDOMEN)
 
 
 def test_condistfl_keeps_the_values_of_the_label(preset):

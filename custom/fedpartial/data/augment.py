@@ -44,16 +44,22 @@ def _light_image(image: Tensor, preset: Preset, rng: np.random.Generator) -> Ten
 
 
 def _condistfl(batch: Batch, preset: Preset, rng: np.random.Generator) -> Batch:
-    """METHODS 1.5 in its order: noise, blur, brightness, contrast, low resolution, gamma twice, flips."""
-    pairs = [_condistfl_patch(i, y, rng) for i, y in zip(batch.image, batch.label, strict=True)]
+    """METHODS 1.5 in its order: noise, blur, brightness, contrast, low resolution, gamma twice, flips.
+
+    Where right and left are classes nobody is mirrored from right to left (axis 0): the labels would be wrong.
+    """
+    axes = (1, 2) if preset.label_space.sided else (0, 1, 2)
+    pairs = [_condistfl_patch(i, y, axes, rng) for i, y in zip(batch.image, batch.label, strict=True)]
     return replace(batch, image=torch.stack([p[0] for p in pairs]), label=torch.stack([p[1] for p in pairs]))
 
 
-def _condistfl_patch(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _condistfl_patch(
+    image: Tensor, label: Tensor, flipped: tuple[int, ...], rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
     intensities = _condistfl_intensities()
     intensities.set_random_state(seed=int(rng.integers(2**32)))
     image = intensities(image)
-    axes = [axis for axis in range(3) if rng.random() < 0.5]
+    axes = [axis for axis in flipped if rng.random() < 0.5]
     return image.flip([axis + 1 for axis in axes]), label.flip(axes)
 
 

@@ -52,7 +52,7 @@ PSMOS_PAPER = Preset(
 
 Network, momentum, weight decay and clipping are nnU-Net's, which the paper builds on. Ours: the window, where nnU-Net
 clips to percentiles 0.5 and 99.5 of the foreground, which the paper does not give; the augmentation, ConDistFL's list
-being the nearest to nnU-Net's (its flips, like nnU-Net's, leave the names of the sides as they are); the lowest rate.
+being the nearest to nnU-Net's (without the flip from right to left, which nnU-Net has: it would teach wrong sides); the lowest rate.
 "Only patches whose target area > 33 %" is read as nnU-Net's third of patches around foreground; ``patch_keep`` has the
 literal readings.
 """
