@@ -146,7 +146,10 @@ def test_page_files_and_console_take_all_of_it(comparison, tmp_path):
         assert f"<dt>{title}</dt>" in page
         assert f"## Scores: {title[0].lower()}{title[1:]}" in text
     assert "<dt>Adapted models</dt>" in page
+    assert "5 methods · 4 runs" in page, "adapted models are of the same run"
     assert any(line.startswith("sites_full,federated,(mean),hd95_mm,") for line in paths.csv.read_text().splitlines())
     console = Console(width=80, file=io.StringIO())
     print_table(comparison, console)
-    assert "…" not in console.file.getvalue()
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "time of" in text, "nothing is cut off at the right"

@@ -97,7 +97,7 @@ def _mean(values: Mapping[str, tuple]) -> float | None:
 
 
 def adaptation_table(report: Mapping) -> Table | None:
-    """Mean over classes of each model, by kind of case and by site, for the console; None in a run without."""
+    """Mean over classes of each model, by kind of case and by site, for a console of 80; None in a run without."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -105,17 +105,17 @@ def adaptation_table(report: Mapping) -> Table | None:
     section = adaptation_section(report, all_classes(report)) if report.get("adapted_sites") else {}
     if not section:
         return None
-    table = Table(title="Site adaptation", caption="mean over classes: Dice, HD95 in mm below", box=SIMPLE_HEAD)
-    table.add_column("model", no_wrap=True)
-    for title in (*(group["title"] for group in section["groups"]), *section["sites"]):
-        table.add_column(Text(title.replace(" ", "\n")), justify="right", no_wrap=True)
+    table = Table(title="Site adaptation", caption="mean over classes: Dice, HD95 in mm", box=SIMPLE_HEAD)
+    table.add_column("test cases", no_wrap=True)
     for model in section["models"]:
-        parts = [part["models"][model] for part in (*section["groups"], *section["sites"].values())]
-        table.add_row(Text(model), *map(_cell, parts))
+        table.add_column(Text(model.replace(" ", "\n")), justify="right", no_wrap=True)
+    parts = {group["title"]: group for group in section["groups"]} | section["sites"]
+    for title, part in parts.items():
+        table.add_row(Text(title), *(_cell(part["models"][model]) for model in section["models"]))
     return table
 
 
 def _cell(means: Mapping | None) -> str:
     if means is None:
         return UNDEFINED
-    return f"{number(means['mean']['dice'])}\n{number(means['mean']['hd95_mm'], 1)}"
+    return f"{number(means['mean']['dice'])} {number(means['mean']['hd95_mm'], 1):>5}"

@@ -49,6 +49,7 @@ def render_markdown(comparison: Comparison) -> str:
 def _tables(comparison: Comparison) -> dict:
     return {
         "comparison": comparison,
+        "num_runs": sum(len(cost["seeds"]) for m, cost in comparison.costs.items() if m not in comparison.adapted),
         "summary": summary_table(comparison),
         "sets": [SETS[which] for which in comparison.scores],
         "scores": {TITLES[which]: _scores(comparison, which) for which in comparison.scores},

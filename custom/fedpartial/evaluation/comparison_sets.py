@@ -57,14 +57,14 @@ SETS: Mapping[str, ScoreSet] = {
     ),
     SITES_FULL: ScoreSet(
         title="sites, fully annotated",
-        label="sites, fully annotated",
-        marker="P",
+        label="sites, full",
+        marker="v",
         definition="The test cases of sites that annotate every class of the preset.",
     ),
     SITES_PARTIAL: ScoreSet(
         title="sites, partially annotated",
-        label="sites, partially annotated",
-        marker="X",
+        label="sites, partial",
+        marker="p",
         definition="The test cases of sites that annotate some classes only; a site that sends no cases is taken as a "
         "whole.",
     ),
