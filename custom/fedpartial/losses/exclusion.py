@@ -42,7 +42,7 @@ def exclude(
         penalised: "unlabelled" is background and what the case does not annotate (Fed-MENU); "all" adds its annotated
             classes, which are impossible outside of their own mask.
     """
-    p = flat_logits(logits).softmax(dim=1)
+    p = flat_logits(logits).softmax(dim=1).unbind(1)
     target = merged_target(labels, labelled)
     partial = ~labelled[:, 1:].all(dim=1)
     taking_part = partial[:, None] & (~labelled | (penalised == "all"))
@@ -50,7 +50,7 @@ def exclude(
     found_p, found_e = [], []
     for n in taking_part.any(0).nonzero().flatten().tolist():
         cases = taking_part[:, n]
-        found_p.append(p[:, n] if cases.all() else p[cases, n])
+        found_p.append(p[n] if cases.all() else p[n][cases])
         found_e.append(impossible[cases, n].gather(1, target[cases]))
     return Exclusion(p=found_p, e=found_e)
 
@@ -71,18 +71,17 @@ def exclusion_dice(p: Tensor, e: Tensor) -> Tensor:
 
 def exclusion_ce(p: Tensor, e: Tensor) -> Tensor:
     """Mean over the excluded voxels of log(1 + p), between 0 and log 2; 0 without any."""
-    return _mean(p[e].log1p())
+    return _mean(p.log1p(), e)
 
 
 def exclusion_focal(p: Tensor, e: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Mean over the excluded voxels of p^gamma log(1 + p); 0 without any."""
-    p = p[e]
-    return _mean(p.clamp(min=LEAST_MISS) ** gamma * p.log1p())
+    return _mean(p.clamp(min=LEAST_MISS) ** gamma * p.log1p(), e)
 
 
 def exclusion_topk(p: Tensor, e: Tensor, *, fraction: float = 0.1) -> Tensor:
     """Mean over the excluded voxels with the largest log(1 + p), a fraction of them and at least one; 0 without any."""
-    cost = p[e].log1p()
+    cost = p.masked_select(e).log1p()
     return mean_of_largest(cost, fraction) if len(cost) else cost.sum()
 
 
@@ -92,5 +91,5 @@ def exclusion_lovasz(exclusion: Exclusion) -> Tensor:
     return (1 - lovasz_jaccard(exclusion.p, exclusion.e)).masked_fill(empty, 0.0)
 
 
-def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(1, len(values))
+def _mean(values: Tensor, e: Tensor) -> Tensor:
+    return (values * e).sum() / e.sum().clamp(min=1)
