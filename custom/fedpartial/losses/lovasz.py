@@ -118,7 +118,7 @@ def _falling(errors: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     np.add(np.arange(0, 2 * len(errors), 2, dtype=np.uint32), y, out=halves[:, 0])
     keys.sort()
     low = halves[::-1, 0]
-    return low >> 1, (low & 1).astype(bool)
+    return (low >> 1).astype(np.intp), (low & 1).astype(bool)
 
 
 def _slopes(y: np.ndarray, num_foreground: int) -> np.ndarray:
@@ -133,5 +133,4 @@ def _slopes(y: np.ndarray, num_foreground: int) -> np.ndarray:
     slopes = (num_foreground - found).astype(np.float32)
     slopes /= union
     slopes /= np.maximum(union - 1, 1)
-    np.divide(-1, union, out=slopes, where=y)
-    return slopes
+    return np.where(y, -1 / union, slopes)
