@@ -24,7 +24,7 @@ Pair = tuple[float, float]
 
 SETS = {"sites_full": "F", "sites_partial": "P", "sites": "F and P"}
 """Set of a comparison -> what the paper calls it."""
-ADAPTED = "Federated + adaptation, adapted "
+ADAPTED = "Federated, adapted "
 TABLE: Mapping[str, Mapping[str, Pair]] = {
     "Single-site models": {"F": (0.905, 3.71), "P": (0.894, 8.02)},
     "PaNN": {"F and P": (0.906, 5.29)},
@@ -40,9 +40,9 @@ TABLE: Mapping[str, Mapping[str, Pair]] = {
 LOSSES: Mapping[str, Mapping[str, Pair]] = {"Dice + CE + Lovász": {"F": (0.933, 1.78), "P": (0.932, 6.49)}}
 """Table 2, the best combination; of two losses Dice and CE are the best pair."""
 ROUNDS: Mapping[str, tuple[str, Pair, int]] = {
-    "10 steps x 32 rounds": ("25 x 4000", (0.895, 5.44), 94),
-    "20 steps x 16 rounds": ("50 x 2000", (0.924, 4.80), 89),
-    "40 steps x 8 rounds": ("100 x 1000", (0.919, 4.61), 82),
+    "5 steps x 32 rounds": ("25 x 4000", (0.895, 5.44), 94),
+    "10 steps x 16 rounds": ("50 x 2000", (0.924, 4.80), 89),
+    "20 steps x 8 rounds": ("100 x 1000", (0.919, 4.61), 82),
     "Central": ("central", (0.933, 3.76), 75),
 }
 """Table 5: the paper's steps and rounds, F and P, and hours of training."""

@@ -112,7 +112,13 @@ ALLOWED_DIFFERENCES = {
         *(BY_CASES - {f"{SERVER}#/workflows/final_evaluation/args/cross_site"}),
         f"{CLIENT}#/components/learner/args/start_from",
     },
-    "fedmenu": {*NAME, *FIVE_SITES, *BY_CASES, f"{SERVER}#/components/aggregator/args/label_weights"},
+    "fedmenu": {
+        *NAME,
+        *FIVE_SITES,
+        *BY_CASES,
+        f"{SERVER}#/local_steps",
+        f"{SERVER}#/components/aggregator/args/label_weights",
+    },
     "central": {*NAME, *ONE_SITE},
     "central_plain": {*NAME, *ONE_SITE, f"{METHOD}/args/unlabelled"},
 }

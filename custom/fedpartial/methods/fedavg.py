@@ -61,7 +61,7 @@ class FedAvg:
         context: RoundContext,
     ) -> LossTerms:
         if self.unlabelled == "background":
-            labels, labelled = _taken_for_background(labels, labelled)
+            labels, labelled = taken_for_background(labels, labelled)
         dice, ce = 0.0, 0.0
         for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
             terms = marginal_dice_ce(
@@ -71,7 +71,7 @@ class FedAvg:
         return LossTerms(total=self.dice_weight * dice + self.ce_weight * ce, parts={"dice": dice, "ce": ce})
 
 
-def _taken_for_background(labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+def taken_for_background(labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
     """Labels without what a case does not annotate, and a mask that calls every foreground class annotated."""
     target = merged_target(labels, labelled).view(labels.shape)
     everything = torch.ones_like(labelled)

@@ -19,7 +19,7 @@ from fedpartial.losses.deep_supervision import deep_supervision_weights
 from fedpartial.losses.exclusion import Penalised
 from fedpartial.losses.marginal import AbsentClass, CrossEntropyOn
 from fedpartial.methods.base import LossTerms, RoundContext, check_choice
-from fedpartial.methods.fedavg import Unlabelled, _taken_for_background
+from fedpartial.methods.fedavg import Unlabelled, taken_for_background
 
 PREFIX = "exclusion_"
 
@@ -83,7 +83,7 @@ class MargExc:
         context: RoundContext,
     ) -> LossTerms:
         if self.unlabelled == "background":
-            labels, labelled = _taken_for_background(labels, labelled)
+            labels, labelled = taken_for_background(labels, labelled)
         parts: dict[str, Tensor] = {}
         for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
             for name, value in self._of_head(logits, labels, labelled, context.groups).items():

@@ -52,9 +52,9 @@ PSMOS_PAPER = Preset(
 
 Network, momentum, weight decay and clipping are nnU-Net's, which the paper builds on. Ours: the window, where nnU-Net
 clips to percentiles 0.5 and 99.5 of the foreground, which the paper does not give; the augmentation, ConDistFL's list
-being the nearest to nnU-Net's (without the flip from right to left, which nnU-Net has: it would teach wrong sides); the lowest rate.
-"Only patches whose target area > 33 %" is read as nnU-Net's third of patches around foreground; ``patch_keep`` has the
-literal readings.
+being the nearest to nnU-Net's (without nnU-Net's flip from right to left, which would teach wrong sides); the lowest
+rate. "Only patches whose target area > 33 %" is read as nnU-Net's third of patches around foreground; ``patch_keep``
+has the literal readings.
 """
 
 PHANTOM_PSMOS = replace(
@@ -62,11 +62,11 @@ PHANTOM_PSMOS = replace(
     name="phantom_psmos",
     label_space=SIDED_ORGANS,
     foreground_fraction=PSMOS_PAPER.foreground_fraction,
-    optimizer=replace(PHANTOM.optimizer, schedule="plateau", plateau=replace(PSMOS_PAPER.optimizer.plateau, steps=40)),
+    optimizer=replace(PHANTOM.optimizer, schedule="plateau", plateau=replace(PSMOS_PAPER.optimizer.plateau, steps=20)),
     num_rounds=20,
-    local_steps=20,
+    local_steps=10,
 )
 """FL-PSMOS on a laptop. The paper's: label space, foreground patches, drop and factor of the learning rate, many rounds
 of few steps. Ours, from ``phantom``: grid, window, patch, network without deep supervision, augmentation (intensities
-only, no mirrored patients), learning rate, momentum and clipping. Ours too: a plateau of 40 steps.
+only, no mirrored patients), learning rate, momentum and clipping. Ours too: a plateau of 20 steps.
 """
