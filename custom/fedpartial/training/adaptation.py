@@ -33,9 +33,9 @@ class AdaptationPlan:
         object.__setattr__(self, "ways", tuple(self.ways) if isinstance(self.ways, list | tuple) else (self.ways,))
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise _wrong("steps", self.steps, "an integer of at least 1")
-        if isinstance(self.lr_factor, bool) or not isinstance(self.lr_factor, int | float) or not self.lr_factor > 0:
+        if type(self.lr_factor) not in (int, float) or not 0 < self.lr_factor < float("inf"):
             raise _wrong("lr_factor", self.lr_factor, "a number above 0")
-        if not self.ways or len(set(self.ways)) < len(self.ways) or not set(self.ways) <= set(ADAPTATION_WAYS):
+        if not self.ways or any(way not in ADAPTATION_WAYS or self.ways.count(way) > 1 for way in self.ways):
             raise _wrong("ways", list(self.ways), f"some of {', '.join(ADAPTATION_WAYS)}, each once")
 
     def to_dict(self) -> dict:
