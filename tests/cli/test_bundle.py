@@ -314,7 +314,7 @@ def test_installed_is_the_default(call, job, tmp_path):
     assert not (tmp_path / "bundle" / "app" / "custom").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--code", "both"], ["--min-sites", "0"], ["--rounds", "0"]])
+@pytest.mark.parametrize("wrong", [["--code", "both"], ["--min-sites", "0"], ["--rounds", "-1"]])
 def test_a_wrong_value_is_a_usage_error(call, job, tmp_path, wrong):
     result = call(job, "-o", tmp_path / "bundle", *wrong)
     assert result.exit_code == 2

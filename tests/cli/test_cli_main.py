@@ -76,7 +76,7 @@ def test_without_options_the_job_decides(call):
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--rounds", "0"],
+        ["--rounds", "-1"],
         ["--rounds", "x"],
         ["--local-steps", "0"],
         ["--seed", "-1"],

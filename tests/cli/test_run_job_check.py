@@ -97,7 +97,7 @@ def test_a_class_that_is_not_there_is_named(edit, faults_of, path, said):
     assert said in fault.got
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_rounds", 0), ("local_steps", "5"), ("seed", -1), ("preset", "x")])
+@pytest.mark.parametrize(("key", "value"), [("num_rounds", -1), ("local_steps", "5"), ("seed", -1), ("preset", "x")])
 def test_a_plan_that_is_wrong_is_refused(edit, faults_of, key, value):
     edit(SERVER, lambda c: c.update({key: value}))
     (fault,) = faults_of()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedpartial.cli.job_build import build, config_of, json_error
-from fedpartial.cli.job_folder import META, SERVER, Job
+from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job
 from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
 from fedpartial.training.plan import Plan
@@ -29,6 +29,8 @@ def check_job(job: Job, folder: Path) -> tuple[Plan | None, list[ConfigError]]:
             plan = _plan(job, components) if participant == SERVER else plan
         except ConfigError as fault:
             faults.append(fault)
+    if plan is not None:
+        faults += _pretraining_faults(job, plan)
     return plan, list({str(fault): fault for fault in faults}.values())
 
 
@@ -40,6 +42,21 @@ def _meta_faults(job: Job) -> list[ConfigError]:
     data = zip_directory_to_bytes("", str(job.folder))
     valid, message, _ = JobMetaValidator().validate(job.folder.name, data)
     return [] if valid else [json_error(job.folder / META, "(file)", message, "what FLARE accepts")]
+
+
+def _pretraining_faults(job: Job, plan: Plan) -> list[ConfigError]:
+    """The first round would wait for a site that takes no part."""
+    absent = [site for site in plan.pretrain_sites if site not in job.sites and ALL_SITES not in job.sites]
+    if not plan.pretrain_rounds or not absent:
+        return []
+    fault = ConfigError(
+        where=str(job.server_config),
+        field="pretrain_sites",
+        got=", ".join(absent),
+        expected=f"sites of this job ({', '.join(job.sites)}): they train in the first {plan.pretrain_rounds} round(s)",
+        remedy=f"Leave that phase out with --set pretrain_rounds=0, or add {', '.join(absent)} to --sites.",
+    )
+    return [fault]
 
 
 def _undefined_variables(path: Path) -> Iterator[ConfigError]:

@@ -46,8 +46,6 @@ class Options:
     """Other top-level variables of the server's configuration."""
     method: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the job's method, instead of its own; only plans of ``fedpartial compare`` have them."""
-    values: Mapping[str, object] = field(default_factory=dict)
-    """Other variables of the server's configuration; only plans of ``fedpartial compare`` have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +164,7 @@ def _changed_job(options: Options) -> Job:
         finetune_steps=options.finetune_steps,
         others=options.values,
     )
-    return with_overrides(read_job(find_job(options.job)), {**values, **options.values}, options.sites)
+    return with_overrides(read_job(find_job(options.job)), values, options.sites)
 
 
 def _new_out_folder(options: Options, job: str) -> Path:
