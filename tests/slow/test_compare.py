@@ -1,5 +1,6 @@
-"""``fedpartial compare`` with the nine jobs of the ConDistFL table, and its numbers made again from the label maps.
+"""``fedpartial compare`` with jobs of the ConDistFL table, and its numbers made again from the label maps.
 
+One job of every kind: nothing aggregated, plain mean, teacher and server optimiser, merged lesions, pooled data.
 The budget is a few steps: what is tested is the way of the numbers, not how good they are.
 """
 
@@ -25,14 +26,10 @@ FEDPARTIAL = Path(sys.executable).with_name("fedpartial")
 REPO = Path(__file__).parents[2]
 JOBS = (
     "standalone",
-    "fedavg_plain",
     "fedavg",
-    "fedprox",
-    "fedopt",
     "condistfl",
     "condistfl_union",
     "central",
-    "central_plain",
 )
 BUDGET = ("--preset", "phantom_coarse", "--rounds", "2", "--local-steps", "8", "--seeds", "0")
 OWNERS = {

@@ -1,6 +1,6 @@
 """A whole job in FLARE's simulator, as the README starts it: the same global model whatever the processes.
 
-That a seed gives the same numbers again, and that every job runs, is what test_compare.py shows.
+That a seed gives the same numbers again, and that a job of every kind runs, is what test_compare.py shows.
 """
 
 from __future__ import annotations
