@@ -81,7 +81,7 @@ class FederatedRounds(ScatterAndGather):
         super().start_controller(fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        if not self._total_rounds:
+        if not self._total_rounds and not abort_signal.triggered:  # start_controller may have stopped the job
             weights = self._global_weights[ModelLearnableKey.WEIGHTS]
             self.persistor.write(GLOBAL_MODEL, weights, 0, None, fl_ctx)
         super().control_flow(abort_signal, fl_ctx)
