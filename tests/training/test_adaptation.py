@@ -107,7 +107,7 @@ def test_a_network_without_encoder_and_decoder_cannot_adapt(tiny, tiny_sites, tm
     plan = heads_plan()
     session = SiteSession(site=tiny_sites["liver"], plan=plan, method=SegViz(), state_dir=tmp_path)
     with pytest.raises(ConfigError, match="a network of kind UNetConfig"):
-        session.adapt({}, "all", PLAN, go_on)
+        session.adapt({}, "encoder_frozen", PLAN, go_on)
 
 
 # --- the plan of an adaptation ------------------------------------------------------------------------

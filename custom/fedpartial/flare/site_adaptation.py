@@ -6,25 +6,28 @@ METHODS 3.5. The adapted models never leave their sites.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvflare.apis.controller_spec import ClientTask
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
+from fedpartial.errors import ConfigError
 from fedpartial.flare.learner import ADAPTATION
 from fedpartial.flare.persistor import GLOBAL_MODEL, read_own
-from fedpartial.flare.plan import job_root
+from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.site_executor import ADAPT
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import payload_bytes
+from fedpartial.networks.parts import check_has_parts
 from fedpartial.server.metrics_check import MetricsRefused, check_scores
-from fedpartial.training.adaptation import AdaptationPlan
+from fedpartial.training.adaptation import WHOLE_NETWORK, AdaptationPlan
 from fedpartial.training.model_file import load_model
-from fedpartial.training.reported import ADAPTATION_WAYS
+from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED
 
 PHASE = "site adaptation"
 
@@ -53,6 +56,17 @@ class SiteAdaptation(SiteTasks):
     ):
         super().__init__(timeout, plan_id, persistor_id, recorder_id)
         self.adaptation = AdaptationPlan(steps=steps, lr_factor=lr_factor, ways=ways)
+        self._named: set[str] = set()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """A network that cannot adapt ends the job before anything is trained."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type != EventType.START_RUN or not set(self.adaptation.ways) - {WHOLE_NETWORK}:
+            return
+        try:
+            check_has_parts(plan_of_server(fl_ctx, self.plan_id).plan.config.network)
+        except ConfigError as error:
+            self.system_panic(str(error), fl_ctx)
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         if abort_signal.triggered:
@@ -64,6 +78,8 @@ class SiteAdaptation(SiteTasks):
         task[ADAPTATION] = self.adaptation.to_dict()
         self._bytes = payload_bytes(weights)
         self.ask(ADAPT, task, self._received, abort_signal, fl_ctx)
+        if not abort_signal.triggered:
+            self._name_the_silent(fl_ctx)
         history.phases[PHASE] = time.monotonic() - started
 
     def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
@@ -76,6 +92,7 @@ class SiteAdaptation(SiteTasks):
             if dxo.data_kind != DataKind.METRICS:
                 raise MetricsRefused(f"adaptation of {site} refused: got {dxo.data_kind}; expected numbers only")
             check_scores(site, dxo.data, self.plan.plan.config.label_space.classes)
+            self._check_models(site, dxo.data)
         except ValueError as refusal:  # MetricsRefused, or from FLARE: an answer without content
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             self._missing(site, str(refusal), fl_ctx)
@@ -84,6 +101,23 @@ class SiteAdaptation(SiteTasks):
         self.recorder.history.add_bytes("adaptation_bytes_down", self._bytes)
         self.recorder.progress.write("adapted", site=site)
 
+    def _check_models(self, site: str, answer: Mapping) -> None:
+        """Only what was asked for, and all of it: no site speaks for the global model or for another's."""
+        asked = {f"{ADAPTED}{way}" for way in self.adaptation.ways}
+        found = set(answer["testing"]) | set(answer["validation"])
+        if found != asked or set(answer["testing"]) != asked:
+            shown, expected = ", ".join(sorted(found)), ", ".join(sorted(asked))
+            raise MetricsRefused(
+                f"adaptation of {site} refused: got scores of {shown or 'no model'}; expected {expected}"
+            )
+
+    def _name_the_silent(self, fl_ctx: FLContext) -> None:
+        """Sites that are gone are not asked, or never answer."""
+        known = self._named | self.recorder.adapted.keys()
+        for site in sorted({client.name for client in self._engine.get_clients()} - known):
+            self._missing(site, self.recorder.failures.get(site, "no answer"), fl_ctx)
+
     def _missing(self, site: str, reason: object, fl_ctx: FLContext) -> None:
+        self._named.add(site)
         self.recorder.history.notes.append(f"{site} reported no adapted model: {reason}")
         self.log_error(fl_ctx, f"no adapted model of {site}: {reason}")

@@ -17,6 +17,8 @@ from fedpartial.training.local_trainer import LocalTrainer
 from fedpartial.training.reported import ADAPTATION_WAYS
 from fedpartial.training.tuning import Score, Tuned, tune
 
+WHOLE_NETWORK = "all"
+"""The way that needs no parts."""
 CHECKS = 2
 """Validations within the phase; the better state is kept. The start does not compete: harm is to be seen."""
 
@@ -58,13 +60,14 @@ def adapt(
 ) -> Tuned:
     """The site's own model from the federated ``weights``; what is frozen is theirs, bit for bit.
 
-    ``way``: "all", "encoder_frozen" or "decoder_frozen". Raises what LocalTrainer.run_round raises, and ConfigError for
-    a network without encoder and decoder.
+    ``way``: "all", "encoder_frozen" or "decoder_frozen". Raises what LocalTrainer.run_round raises, and ConfigError
+    when a part of a network without encoder and decoder is to be frozen.
     """
     config = trainer.preset.network
-    check_has_parts(config)
+    if way != WHOLE_NETWORK:
+        check_has_parts(config)
     trained = {
-        "all": lambda name: True,
+        WHOLE_NETWORK: lambda name: True,
         "encoder_frozen": lambda name: not is_encoder(name, config),
         "decoder_frozen": lambda name: is_encoder(name, config),
     }[way]
