@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,16 @@ from fedpartial.cli import run as command
 from fedpartial.cli.bundle import Options as BundleOptions
 from fedpartial.cli.bundle import write_bundle
 from fedpartial.cli.job_check import check_job
-from fedpartial.cli.job_folder import find_job, read_job, write_job
+from fedpartial.cli.job_folder import find_job, read_job
 from fedpartial.cli.main import app
-from fedpartial.cli.overrides import parse_settings, values_to_change, with_overrides
+from fedpartial.cli.overrides import parse_settings, values_to_change
 from fedpartial.cli.prepare import Checked, Options, Refused, check
+from fedpartial.cli.start_model import START_MODEL
 from fedpartial.errors import ConfigError
+from fedpartial.flare.code_check import MANIFEST
+from fedpartial.server.heads import initial_shared
+from fedpartial.training.model_file import model_info, save_model
+from fedpartial.training.plan import Plan
 
 NO_OPTION = {"preset": None, "rounds": None, "local_steps": None, "seed": None}
 
@@ -140,9 +146,40 @@ def test_more_pretraining_than_rounds_is_refused(checked):
     assert "at most num_rounds, which is 2" in str(fault)
 
 
-def test_a_job_without_rounds_is_a_job(tmp_path):
-    values = values_to_change(**{**NO_OPTION, "rounds": 0}, others={"pretrain_rounds": 0})
-    job = write_job(with_overrides(read_job(find_job("psmos_adapt")), values, None), tmp_path / "copy")
-    plan, faults = check_job(job, tmp_path / "build")
-    assert faults == []
+# --- no rounds ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model of jobs/psmos_adapt, as a run of psmos leaves it."""
+    plan = Plan(job="psmos", preset="phantom_psmos", num_rounds=1, local_steps=1)
+    path = tmp_path_factory.mktemp("earlier") / "model.safetensors"
+    save_model(path, initial_shared(plan), model_info(plan, 1))
+    return path
+
+
+def test_without_rounds_a_run_needs_a_model_to_start_from(checked):
+    with pytest.raises(Refused) as caught:
+        checked("psmos_adapt", rounds=0, values={"pretrain_rounds": 0})
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.got) == ("num_rounds", 0)
+    assert "--start-from MODEL" in fault.remedy
+
+
+def test_a_model_that_exists_is_adapted_without_a_round(checked, model):
+    found = checked("psmos_adapt", rounds=0, values={"pretrain_rounds": 0}, start_from=model)
+    assert found.plan.num_rounds == 0
+    assert (found.job.folder / "app" / START_MODEL).read_bytes() == model.read_bytes()
+
+
+def test_it_can_be_bundled_too(tmp_path, model):
+    given = {"job": "psmos_adapt", "rounds": 0, "values": {"pretrain_rounds": 0}}
+    with pytest.raises(ConfigError, match="a model to start from"):
+        write_bundle(BundleOptions(out=tmp_path / "first", **given))
+    job, plan = write_bundle(BundleOptions(out=tmp_path / "second", start_from=model, **given))
     assert plan.num_rounds == 0
+    assert (tmp_path / "second" / "app" / START_MODEL).exists()
+    assert check_job(job, tmp_path / "build")[1] == []
+    options = json.loads((tmp_path / "second" / "app" / "config" / MANIFEST).read_text(encoding="utf-8"))["options"]
+    assert options["start_from"] == model.name, "no path of this machine"
+    assert options["values"] == {"pretrain_rounds": 0}

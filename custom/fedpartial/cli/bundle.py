@@ -140,13 +140,14 @@ def _may_be_code(path: Path) -> bool:
 
 def _write_manifest(path: Path, job: str, options: Options) -> None:
     """What the server and every site compare with the code they run; no path of this machine."""
-    given = {name: value for name, value in vars(options).items() if name not in ("job", "out") and value is not None}
+    given = {name: value for name, value in vars(options).items() if name not in ("job", "out")}
+    given = {name: value.name if isinstance(value, Path) else value for name, value in given.items()}
     content = {
         "schema_version": SCHEMA_VERSION,
         **own_code(),
         "source_commit": source_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {"job": job, **given},
+        "options": {"job": job, **{name: value for name, value in given.items() if value not in (None, {})}},
         "files": package_files(),
     }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
