@@ -92,9 +92,26 @@ def test_specks_go_to_the_side_they_lie_on(affine):
 
 
 def test_a_horseshoe_kidney_is_divided_at_the_middle(affine):
-    mask = blob(affine, 5, half_mm=50)
+    mask = blob(affine, 5, half_mm=60)
     shape = shape_of(affine)
     check(mask, affine, mask & (x_of(affine, shape) >= middle_of(affine, shape)))
+
+
+@pytest.mark.parametrize("offset", [4, -4])
+def test_a_single_kidney_in_the_middle_of_a_cropped_scan_is_not_cut_in_two(affine, offset):
+    """The scan ends beside it: its middle says nothing of the patient's, but a kidney has one side."""
+    mask = blob(affine, offset, half_mm=30)
+    check(mask, affine, mask if offset > 0 else np.zeros_like(mask))
+
+
+def test_a_piece_between_a_pair_of_kidneys_is_still_divided(affine):
+    """Narrow, but their midline is the patient's: what lies on both sides of it belongs to both."""
+    right, left = blob(affine, 75), blob(affine, -15)
+    bridge = blob(affine, 30, half_mm=20, height_mm=8)
+    x, shape = x_of(affine, shape_of(affine)), shape_of(affine)
+    mask = right | left | bridge
+    middle = middle_of(affine, shape) + 30
+    check(mask, affine, mask & (x >= middle))
 
 
 def test_a_kidney_that_crosses_the_middle_a_little_is_not_divided(affine):
@@ -126,7 +143,7 @@ def test_an_empty_mask_has_two_empty_sides(affine):
 
 
 def test_a_mask_that_fills_the_scan_is_divided():
-    right, left = split_sides(np.ones((4, 3, 2), dtype=bool), np.eye(4))
+    right, left = split_sides(np.ones((4, 3, 2), dtype=bool), np.diag([40.0, 1, 1, 1]))
     assert right[2:].all()
     assert left[:2].all()
     assert not (right & left).any()

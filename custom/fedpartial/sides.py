@@ -14,6 +14,9 @@ MIN_SECOND = 0.1
 """Part of the largest component's volume that the second one needs to be the other organ of the pair."""
 MIN_SHARED = 0.25
 """Part of a component's volume on each side of the midline from which on it belongs to both: a horseshoe kidney."""
+MIN_DIVIDED_MM = 110.0
+"""Extent along the right-left axis from which on a component without a partner may be both organs: a horseshoe kidney
+lies on both sides of the spine, and one kidney is less wide, however it is turned."""
 
 
 def split_sides(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +27,9 @@ def split_sides(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
     The midline is the mean of the two largest 26-connected components' centroids, where these are a pair: at least
     40 mm apart along the right-left axis, the second with a tenth of the first's volume or more. Else it is the middle
     of the scan. A component belongs to the side of its centroid; one with a quarter of its volume or more on each side
-    is divided voxel by voxel. The rule is ours: the papers do not say how they name the sides.
+    is divided voxel by voxel. Without a pair a component narrower than 110 mm is never divided: it is one kidney in a
+    scan whose middle is not the patient's, and goes to one side as a whole. Which one then depends on where the scan
+    was cut. The rule is ours: the papers do not say how they name the sides.
     """
     if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # files are, and components take twice as long then
         right, left = split_sides(mask.T, affine[:, [2, 1, 0, 3]])
@@ -77,18 +82,29 @@ def _is_right(component: np.ndarray, x: np.ndarray, middle_mm: float) -> np.ndar
     """Bool (n,) for n voxels, each of a component (from 0) and at x mm."""
     sizes = np.bincount(component)
     centroids = np.bincount(component, weights=x) / sizes
-    midline = _midline(sizes, centroids, middle_mm)
+    midline = _midline_of_pair(sizes, centroids)
+    divisible = np.ones(len(sizes), dtype=bool)
+    if midline is None:
+        midline, divisible = middle_mm, _extents(component, x, len(sizes)) >= MIN_DIVIDED_MM
     beyond = x >= midline
     share = np.bincount(component, weights=beyond) / sizes
-    shared = np.minimum(share, 1 - share) >= MIN_SHARED
+    shared = divisible & (np.minimum(share, 1 - share) >= MIN_SHARED)
     return np.where(shared[component], beyond, (centroids >= midline)[component])
 
 
-def _midline(sizes: np.ndarray, centroids: np.ndarray, middle_mm: float) -> float:
-    """Where right begins, in mm."""
+def _midline_of_pair(sizes: np.ndarray, centroids: np.ndarray) -> float | None:
+    """Where right begins between the two largest components, in mm; None where these are no pair."""
     if len(sizes) < 2:
-        return middle_mm
+        return None
     second, first = np.argsort(sizes, kind="stable")[-2:]
     apart = abs(centroids[first] - centroids[second])
     is_pair = apart >= MIN_DISTANCE_MM and sizes[second] >= MIN_SECOND * sizes[first]
-    return float(centroids[first] + centroids[second]) / 2 if is_pair else middle_mm
+    return float(centroids[first] + centroids[second]) / 2 if is_pair else None
+
+
+def _extents(component: np.ndarray, x: np.ndarray, number: int) -> np.ndarray:
+    """(number,): from the first to the last voxel centre of each component along x, in mm."""
+    from scipy.ndimage import maximum, minimum
+
+    each = np.arange(number)
+    return maximum(x, component, each) - minimum(x, component, each)
