@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_consortium
 from rehearsal import ROOT, RUN, Rehearsal, site_files, user_environment
 from tiny_work import bundle
 
@@ -17,7 +18,11 @@ from fedpartial.cli.job_folder import find_job, read_job, write_job
 from fedpartial.cli.overrides import with_overrides
 from fedpartial.evaluation.report import read_report
 from fedpartial.networks.assembled import is_assembled
+from fedpartial.networks.build import build_network
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.presets import get_preset
 from fedpartial.training.model_file import load_model
+from fedpartial.training.reported import ADAPTATION_WAYS
 
 SEGVIZ = (
     "segviz_fedavg",
@@ -28,6 +33,15 @@ SEGVIZ = (
     "segviz_conventional",
     "segviz_central",
 )
+PSMOS = {
+    "psmos": ("full", "liver"),
+    "psmos_adapt": ("full", "liver"),
+    "psmos_pretrain": ("full",),
+    "psmos_central": ("psmos_central",),
+    "psmos_standalone": ("full", "liver"),
+    "fedmenu": ("full", "liver"),
+}
+"""FL-PSMOS and Fed-MENU: sites by job."""
 LONG = {"rounds": 3, "local_steps": 2000}
 STEPS = ["prepare", "start", "submit", "wait", "download", "report", "stop", "clean"]
 
@@ -170,6 +184,61 @@ def test_a_job_of_segviz_leaves_its_model(tmp_path, name):
         None if "standalone" in name else len(report["exchange"]["shared_names"])
     ]
     assert all(np.isfinite(tensor).all() for tensor in weights.values())
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("name", "sites"), PSMOS.items(), ids=PSMOS)
+def test_a_job_of_psmos_leaves_its_model_under_the_reviewed_policy(tmp_path, name, sites):
+    files = tiny_consortium.site_files(tmp_path / "sites", ("full", "liver"))
+    tiny_consortium.pool_file(files, "psmos_central", ("full", "liver"))
+    config = read_job(find_job(name)).server
+    values = {"pretrain_rounds": 1, "adapt_steps": 2}
+    job = bundle(
+        tmp_path / name,
+        job=name,
+        rounds=2,
+        local_steps=2,
+        sites=sites,
+        values={key: value for key, value in values.items() if key in config},
+    )
+    with Rehearsal(tmp_path, str(job), "--site-config", str(files), "--keep") as rehearsal:
+        assert rehearsal.wait(390) == 0, rehearsal.output
+        assert rehearsal.processes() == {}
+        app = rehearsal.result()
+    assert "policy reviewed" in rehearsal.output
+    report = read_report(app / "report.json")
+    assert set(report["sites"]) == set(sites)
+    assert [set(entry["sites"]) for entry in report["rounds"]] == [
+        {sites[0]} if "pretrain_rounds" in config else set(sites),
+        set(sites),
+    ]
+    _check_models(name, sites, app)
+    _check_adaptation(report, sites if name == "psmos_adapt" else (), rehearsal)
+
+
+def _check_models(name: str, sites: tuple[str, ...], app: Path) -> None:
+    """Whole and finite, and trained: the filters of the policy let every tensor pass."""
+    files = [f"local_{site}" for site in sites] if name == "psmos_standalone" else ["global_model"]
+    preset = read_job(find_job(name)).server["preset"]
+    before = canonical_state(build_network(get_preset(preset), seed=0))
+    for file in files:
+        weights, info = load_model(app / f"{file}.safetensors")
+        assert info.round_number == 2
+        assert weights.keys() == before.keys()
+        assert all(np.isfinite(tensor).all() for tensor in weights.values())
+        same = {key for key, tensor in weights.items() if np.array_equal(tensor, before[key].numpy())}
+        assert all(key.startswith("decoder.side_outputs.") for key in same), "all but what MENU-Net has for its size"
+
+
+def _check_adaptation(report: dict, sites: tuple[str, ...], rehearsal: Rehearsal) -> None:
+    """Every one of these sites has its own models, and nobody else has them."""
+    assert {(way, site) for way, by_site in report["adapted_sites"].items() for site in by_site} == {
+        (way, site) for way in ADAPTATION_WAYS for site in sites
+    }
+    kept = {(path.parent.name, path.name) for path in rehearsal.workspace.rglob("adapted_*.safetensors")}
+    assert kept == {(f"app_{site}", f"adapted_{way}.safetensors") for way in ADAPTATION_WAYS for site in sites}
+    assert not list(rehearsal.out.rglob("adapted_*.safetensors"))
 
 
 @pytest.mark.poc

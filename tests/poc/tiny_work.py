@@ -15,9 +15,9 @@ SITES = tuple(LABELS)
 
 
 def bundle(out: Path, code: str = "installed", sites: Sequence[str] = SITES, **options) -> Path:
-    """What ``fedpartial bundle condistfl`` writes, for one round of one step."""
-    tiny = {"rounds": 1, "local_steps": 1, "sites": tuple(sites), **options}
-    write_bundle(Options(job="condistfl", out=out, code=code, **tiny))
+    """What ``fedpartial bundle`` writes, of condistfl for one round of one step unless ``options`` say otherwise."""
+    tiny = {"job": "condistfl", "rounds": 1, "local_steps": 1, "sites": tuple(sites), **options}
+    write_bundle(Options(out=out, code=code, **tiny))
     return out
 
 
