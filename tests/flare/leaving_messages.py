@@ -21,7 +21,7 @@ FACTS = {
     "source": "site file",
     "setup_seconds": 1.5,
     "num_training": 3,
-    "training_cases": {"liver": 3, "liver_tumor": 2},
+    "annotated": {"liver": 1, "liver_tumor": 1},
 }
 METRIC_VALUES = {
     "loss": 0.5,
@@ -159,9 +159,10 @@ SMUGGLED = {
     "a metric that is no number": lambda: with_metrics(loss=float("nan")),
     "a device": lambda: with_metrics(device=SECRET),
     "a class": lambda: with_metrics(val_dice={SECRET: 0.5}),
-    "a class of training cases": lambda: with_metrics(training_cases={SECRET: 3}),
-    "a number of training cases": lambda: with_metrics(training_cases={"liver": SECRET}),
-    "training cases that have no class": lambda: scores(training_cases=[SECRET]),
+    "an annotated class": lambda: with_metrics(annotated={SECRET: 1}),
+    "a word for an annotated class": lambda: with_metrics(annotated={"liver": SECRET}),
+    "a count of annotated cases": lambda: with_metrics(annotated={"liver": 3}),
+    "annotated classes as a list": lambda: scores(annotated=[SECRET]),
     "an array of objects": lambda: update({**weights(), "input_block.x": np.array([SECRET], dtype=object)}),
     "an array of text": lambda: update({**weights(), "input_block.x": np.array([SECRET])}),
     "an array of bytes": lambda: update({**weights(), "input_block.x": np.array([SECRET.encode()])}),

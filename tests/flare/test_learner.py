@@ -60,11 +60,11 @@ def test_train_answers_with_a_weight_difference(make_hospital, weights, tiny_sit
     assert {value.dtype for value in dxo.data.values()} == {np.dtype(np.float32)}
     metrics = dxo.get_meta_prop(METRICS)
     assert metrics["bytes_down"] == payload_bytes(weights) == payload_bytes(dxo.data)
-    assert {key: metrics[key] for key in ("device", "source", "num_training", "training_cases", "val_dice")} == {
+    assert {key: metrics[key] for key in ("device", "source", "num_training", "annotated", "val_dice")} == {
         "device": "cpu",
         "source": "site file",
         "num_training": 2,
-        "training_cases": {"liver": 2, "liver_tumor": 2},
+        "annotated": {"liver": 1, "liver_tumor": 1},
         "val_dice": {},
     }
     assert np.isfinite([metrics["loss"], metrics["dice"], metrics["ce"], metrics["seconds"]]).all()

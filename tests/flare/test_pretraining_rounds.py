@@ -20,7 +20,8 @@ from federation import complete_labels
 from fedpartial.evaluation.record import validate_report
 from fedpartial.flare.aggregator import SiteMean
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, GlobalModelFile
-from fedpartial.flare.rounds import NOTHING_TO_DO
+from fedpartial.flare.rounds import NOTHING_TO_DO, PRETRAINING_ALONE
+from fedpartial.flare.standalone import NoAggregation
 from fedpartial.flare.weights import METRICS
 from fedpartial.methods.margexc import MargExc
 from fedpartial.server.run_history import RunHistory
@@ -276,6 +277,14 @@ def test_without_rounds_there_must_be_a_model_to_start_from(make):
     server.run()
     assert reason(server) == NOTHING_TO_DO
     assert not any((server.app / name).exists() for name in (GLOBAL_MODEL, RUN_STATE, "report.json"))
+
+
+def test_pretraining_where_nothing_is_aggregated_is_refused(make):
+    server = make("full", "liver", **PRETRAINED)
+    server.engine.components["shareable_generator"] = NoAggregation()
+    server.run()
+    assert reason(server) == PRETRAINING_ALONE
+    assert not updates(server)
 
 
 def test_without_rounds_the_start_model_is_evaluated_as_it_is(make):

@@ -27,12 +27,12 @@ from test_private_heads_start import (
 from test_resume import interrupt
 
 from fedpartial.flare.head_collection import NOTHING
-from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.learner import LOCAL_MODEL
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
 from fedpartial.flare.persistor import GLOBAL_MODEL, TRUNK_MODEL
+from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.weights import METRICS
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.split import is_head

@@ -22,9 +22,9 @@ from test_standalone import external_set
 from fedpartial.evaluation import page
 from fedpartial.evaluation.record import validate_report
 from fedpartial.flare.exchange_watch import EXCHANGE_FILE
-from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.learner import LOCAL_MODEL
 from fedpartial.flare.persistor import BEST_MODEL, TRUNK_MODEL
+from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.networks.split import HEADS, is_head
 from fedpartial.training.checkpoint import read_tensors
 from fedpartial.training.model_file import load_model

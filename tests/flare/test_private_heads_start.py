@@ -19,11 +19,11 @@ from nvflare.fuel.utils import fobs
 from fedpartial.errors import ConfigError
 from fedpartial.flare.final_evaluation import NO_WHOLE_MODELS, FinalEvaluation
 from fedpartial.flare.head_collection import HeadCollection
-from fedpartial.flare.site_executor import SiteExecutor
 from fedpartial.flare.learner import SiteLearner
 from fedpartial.flare.leaving import walk
 from fedpartial.flare.persistor import GLOBAL_MODEL, TRUNK_MODEL, GlobalModelFile
 from fedpartial.flare.rounds import FederatedRounds
+from fedpartial.flare.site_executor import SiteExecutor
 from fedpartial.flare.standalone import NoAggregation
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.methods.segviz import SegViz

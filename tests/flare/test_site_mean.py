@@ -105,7 +105,7 @@ def test_an_unknown_weighting_is_refused(weighting):
 
 def accept_bias(mean: SiteMean, fl_ctx, site: str, value: float, cases: dict[str, int]) -> None:
     """An update of the output layer's bias, a number for each of the eight channels."""
-    metrics = {"num_training": max(cases.values()), "training_cases": cases}
+    metrics = {"num_training": max(cases.values()), "annotated": dict.fromkeys(cases, 1)}
     shareable = update_message({"output_block.conv.conv.bias": torch.full((8,), value)}, 1, metrics)
     shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, 3)
     fl_ctx.set_peer_context(peer(site))

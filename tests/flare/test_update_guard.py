@@ -31,7 +31,7 @@ METRICS = {
     "source": "phantom",
     "setup_seconds": 1.0,
     "num_training": 2,
-    "training_cases": {"liver": 2},
+    "annotated": {"liver": 1},
 }
 
 

@@ -44,6 +44,7 @@ def test_an_organ_is_its_classes():
         ("heads.kidney_tumor.0.conv.weight", ("kidney_tumor",)),
         ("heads.joint.1.conv.unit0.conv.weight", ()),
         ("decoder.blocks.0.0.weight", ()),
+        ("decoder.output.weight", ()),
         ("agd.blocks.0.0.weight", ()),
         ("spleen.weight", ()),
     ],

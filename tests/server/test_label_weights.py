@@ -14,11 +14,7 @@ from fedpartial.server.label_weights import LabelWeights, label_weighted_mean
 
 SPACE = LabelSpace(organs=(Organ(name="liver", lesions=("liver_tumor",)), Organ(name="spleen")))
 FED_MENU = LabelWeights()
-CASES = {
-    "full": {"liver": 4, "liver_tumor": 2, "spleen": 4},
-    "liver": {"liver": 9},
-    "spleen": {"spleen": 3, "liver": 0},
-}
+ANNOTATED = {"full": ("liver", "liver_tumor", "spleen"), "liver": ("liver",), "spleen": ("spleen",)}
 WEIGHTS = {"full": 4.0, "liver": 9.0, "spleen": 3.0}
 SHAPES = {
     "encoders.liver.0.weight": (3, 2),
@@ -26,13 +22,13 @@ SHAPES = {
     "heads.liver_tumor.0.weight": (2,),
     "output_block.conv.conv.weight": (4, 3, 1, 1, 1),
     "output_block.conv.conv.bias": (4,),
-    "decoder.0.weight": (4, 2),
+    "decoder.output.weight": (4, 2),
 }
 EXPECTED = {
     "encoders.liver.0.weight": [1.0, 1.0, 0.5],
     "encoders.spleen.0.weight": [1.0, 0.5, 1.0],
     "heads.liver_tumor.0.weight": [1.0, 0.5, 0.5],
-    "decoder.0.weight": [4.0, 9.0, 3.0],
+    "decoder.output.weight": [4.0, 9.0, 3.0],
 }
 ROWS = [[4.0, 9.0, 3.0], [1.0, 1.0, 0.5], [1.0, 0.5, 0.5], [1.0, 0.5, 1.0]]
 """Weights of the rows background, liver, liver_tumor, spleen."""
@@ -42,7 +38,7 @@ def updates() -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     return {
         s: {n: (rng.normal(size=k) * 10.0 ** rng.integers(-6, 3, k)).astype(np.float32) for n, k in SHAPES.items()}
-        for s in CASES
+        for s in ANNOTATED
     }
 
 
@@ -51,7 +47,7 @@ def average(tensors: list[np.ndarray], weights: list[float]) -> np.ndarray:
 
 
 def mean(given, label_weights=FED_MENU, weights=WEIGHTS):
-    return label_weighted_mean(given, weights, label_weights, {site: CASES[site] for site in given}, SPACE)
+    return label_weighted_mean(given, weights, label_weights, {site: ANNOTATED[site] for site in given}, SPACE)
 
 
 def test_every_tensor_is_numpys_average_with_the_weights_of_its_classes():
@@ -59,7 +55,7 @@ def test_every_tensor_is_numpys_average_with_the_weights_of_its_classes():
     found = mean(given)
     assert list(found) == list(SHAPES)
     for name, weights in EXPECTED.items():
-        np.testing.assert_array_equal(found[name], average([given[s][name] for s in CASES], weights))
+        np.testing.assert_array_equal(found[name], average([given[s][name] for s in ANNOTATED], weights))
         assert found[name].dtype == np.float32
 
 
@@ -69,7 +65,7 @@ def test_every_row_of_an_output_layer_is_numpys_average_of_its_class(name):
     found = mean(given)[name]
     assert found.shape == SHAPES[name]
     for row, weights in enumerate(ROWS):
-        np.testing.assert_array_equal(found[row], average([given[s][name][row] for s in CASES], weights))
+        np.testing.assert_array_equal(found[row], average([given[s][name][row] for s in ANNOTATED], weights))
 
 
 def test_the_published_sites_have_the_published_weights():
@@ -88,7 +84,7 @@ def test_the_published_sites_have_the_published_weights():
 
 
 def test_equal_weights_are_the_uniform_mean_bit_for_bit():
-    given, uniform = updates(), dict.fromkeys(CASES, 1.0)
+    given, uniform = updates(), dict.fromkeys(ANNOTATED, 1.0)
     found = mean(given, LabelWeights(annotated=1.0, other=1.0), uniform)
     expected = weighted_mean(given, uniform)
     assert all(found[name].tobytes() == expected[name].tobytes() for name in SHAPES)
@@ -97,7 +93,7 @@ def test_equal_weights_are_the_uniform_mean_bit_for_bit():
 def test_the_order_of_arrival_changes_no_bit():
     given = updates()
     expected, checked = mean(given), 0
-    for order in itertools.permutations(CASES):
+    for order in itertools.permutations(ANNOTATED):
         found = mean({site: given[site] for site in order})
         assert all(found[name].tobytes() == expected[name].tobytes() for name in SHAPES)
         checked += 1
@@ -114,9 +110,9 @@ def test_the_weights_are_shared_among_the_sites_that_sent_an_update():
 
 def test_a_class_that_nobody_annotates_is_a_uniform_mean():
     given = updates()
-    nobody = {site: {"liver": 1} for site in CASES}
+    nobody = {site: {"liver": 1} for site in ANNOTATED}
     found = label_weighted_mean(given, WEIGHTS, FED_MENU, nobody, SPACE)["encoders.spleen.0.weight"]
-    expected = weighted_mean(given, dict.fromkeys(CASES, 1.0))["encoders.spleen.0.weight"]
+    expected = weighted_mean(given, dict.fromkeys(ANNOTATED, 1.0))["encoders.spleen.0.weight"]
     assert found.tobytes() == expected.tobytes()
 
 
@@ -126,7 +122,7 @@ def test_no_update_is_refused():
 
 
 def test_an_output_layer_of_other_rows_is_refused():
-    given = {site: {"output_block.conv.conv.bias": np.zeros(5, np.float32)} for site in CASES}
+    given = {site: {"output_block.conv.conv.bias": np.zeros(5, np.float32)} for site in ANNOTATED}
     with pytest.raises(ValueError, match=r"output_block.*\(5,\).*each of 4 channels"):
         mean(given)
 

@@ -17,7 +17,7 @@ METRICS = {
     "val_dice": {"liver": 0.25},
     "val_cases": {"liver": 3},
     "num_training": 16,
-    "training_cases": {"liver": 16, "spleen": 0},
+    "annotated": {"liver": 1},
     "device": "cpu",
     "precision": "float32",
     "source": "phantom",
@@ -50,7 +50,7 @@ def test_good_metrics_pass():
 
 
 def test_every_required_name_is_required():
-    for name in (*NEEDED_NUMBERS, "val_dice", "training_cases", "device", "precision", "source"):
+    for name in (*NEEDED_NUMBERS, "val_dice", "annotated", "device", "precision", "source"):
         assert name in refused(check_update_metrics, {key: value for key, value in METRICS.items() if key != name})
 
 
@@ -80,12 +80,12 @@ def test_a_dice_is_a_number_from_zero_to_one(value):
         ("val_dice", None),
         ("val_dice", {"lung": 1.0}),
         ("val_cases", {"liver": -1}),
-        ("training_cases", None),
-        ("training_cases", {}),
-        ("training_cases", {"liver": 0, "spleen": 0}),
-        ("training_cases", {"lung": 3}),
-        ("training_cases", {"liver": 2.0}),
-        ("training_cases", {"liver": 17}),
+        ("annotated", None),
+        ("annotated", {}),
+        ("annotated", {"liver": 0}),
+        ("annotated", {"lung": 1}),
+        ("annotated", {"liver": True}),
+        ("annotated", {"liver": 17}),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(name, value):

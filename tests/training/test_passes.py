@@ -11,6 +11,7 @@ from test_local_trainer import Spy, assert_equal, differ, go_on
 from federation import TINY
 from fedpartial.data.loader import StepDataset
 from fedpartial.data.store import prepare_cases
+from fedpartial.errors import ConfigError
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.methods.fedmenu import FedMenu
 from fedpartial.networks.build import build_network
@@ -118,3 +119,10 @@ def test_fedmenu_takes_both_passes_and_leaves_other_organs_encoders(make_trainer
             any(t.any() for n, t in result.update.items() if n.startswith(part)) for part in ("decoder.", "agd.")
         )
     assert differ(first.update, result.update)
+
+
+def test_a_method_of_two_passes_needs_a_network_that_has_them(make_trainer, weights):
+    trainer = make_trainer(method=FedMenu())
+    with pytest.raises(ConfigError, match="MENU-Net") as caught:
+        trainer.run_round(weights, 0, go_on)
+    assert caught.value.field == "preset"

@@ -171,4 +171,22 @@ def test_poly_falls_to_its_end_and_never_below_the_lowest_rate(pretrain_rounds):
 @pytest.mark.parametrize(("rounds", "anew"), [(0, []), (1, [1]), (3, [3])])
 def test_the_optimiser_begins_anew_once_after_pretraining(rounds, anew):
     schedule = Schedule(num_rounds=5, local_steps=1, pretrain_rounds=rounds)
-    assert [number for number in range(5) if schedule.starts_anew(number)] == anew
+    assert [number for number in range(1, 5) if schedule.starts_anew(number, number - 1)] == anew
+
+
+def test_a_site_that_misses_the_first_round_after_pretraining_begins_anew_in_the_next():
+    schedule = Schedule(num_rounds=6, local_steps=1, pretrain_rounds=3)
+    assert schedule.starts_anew(4, left_by=2)
+    assert not schedule.starts_anew(5, left_by=4)
+    assert not schedule.starts_anew(2, left_by=0)
+
+
+def test_the_plateau_of_a_pool_counts_the_steps_of_one_site():
+    """Else the upper bound's rate would fall as many times sooner as it has sites."""
+    plateau = Plateau(steps=4, drop=1e-3, factor=0.5)
+    alone = Schedule(num_rounds=4, local_steps=2)
+    for schedule in (alone, alone.pooled(5)):
+        states = [PlateauState()]
+        for _ in range(4):
+            states.append(schedule.after_round(states[-1], 1.0, plateau))
+        assert [state.factor for state in states] == [1.0, 1.0, 1.0, 0.5, 0.5]

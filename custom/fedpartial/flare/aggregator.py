@@ -21,7 +21,7 @@ from fedpartial.flare.plan import plan_of_server, site_name
 from fedpartial.flare.weights import METRICS
 from fedpartial.server.aggregation import weighted_mean
 from fedpartial.server.label_weights import LabelWeights, label_weighted_mean
-from fedpartial.training.reported import TRAINING_CASES
+from fedpartial.training.reported import ANNOTATED
 
 Weighting = Literal["uniform", "num_steps", "num_training"]
 
@@ -55,7 +55,7 @@ class SiteMean(Aggregator):
         self.label_weights = None if label_weights is None else LabelWeights.from_json(label_weights)
         self._updates: dict[str, dict[str, np.ndarray]] = {}
         self._weights: dict[str, float] = {}
-        self._cases: dict[str, Mapping[str, int]] = {}
+        self._annotated: dict[str, Mapping[str, int]] = {}
 
     def accept(self, shareable: Shareable, fl_ctx: FLContext) -> bool:
         site = site_name(fl_ctx.get_peer_context())
@@ -66,7 +66,7 @@ class SiteMean(Aggregator):
         self._updates[site] = dxo.data
         self._weights[site] = self._weight(dxo)
         if self.label_weights is not None:
-            self._cases[site] = dxo.get_meta_prop(METRICS)[TRAINING_CASES]
+            self._annotated[site] = dxo.get_meta_prop(METRICS)[ANNOTATED]
         return True
 
     def _weight(self, dxo: DXO) -> float:
@@ -81,8 +81,8 @@ class SiteMean(Aggregator):
         if self.label_weights is None:
             return weighted_mean(self._updates, self._weights)
         space = plan_of_server(fl_ctx, self.plan_id).plan.config.label_space
-        return label_weighted_mean(self._updates, self._weights, self.label_weights, self._cases, space)
+        return label_weighted_mean(self._updates, self._weights, self.label_weights, self._annotated, space)
 
     def reset(self, fl_ctx: FLContext) -> None:
-        for kept in (self._updates, self._weights, self._cases):
+        for kept in (self._updates, self._weights, self._annotated):
             kept.clear()

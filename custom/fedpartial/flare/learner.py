@@ -8,7 +8,6 @@ task needs: optimiser state and local model are files in the job's folder.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from fedpartial.training.evaluator import mean_dice
 from fedpartial.training.local_trainer import StartFrom, TrainingDiverged, TrainingStopped
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import ADAPTED, GLOBAL_MODELS, LOCAL, TRAINING_CASES, VALIDATION
+from fedpartial.training.reported import ADAPTED, ANNOTATED, GLOBAL_MODELS, LOCAL, VALIDATION
 from fedpartial.training.site_session import SiteSession
 
 STATE = "state"
@@ -234,7 +233,7 @@ class SiteLearner(Learner):
             "source": session.site.source,
             "setup_seconds": session.setup_seconds,
             "num_training": len(training),
-            TRAINING_CASES: dict(Counter(annotated)),
+            ANNOTATED: dict.fromkeys(annotated, 1),
         }
 
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:

@@ -13,9 +13,9 @@ from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.flare.leaving import LeavingRefused
 from fedpartial.training.reported import (
+    ANNOTATED,
     FACT_NUMBERS,
     MODEL_NAME,
-    TRAINING_CASES,
     UPDATE_NUMBERS,
     VALIDATION,
     WORDS,
@@ -26,14 +26,15 @@ from fedpartial.training.reported import (
 def check_update_metrics(given: object) -> None:
     """LeavingRefused unless these are the metrics of an update (SiteLearner.train)."""
     checks: dict[str, Callable] = dict.fromkeys(UPDATE_NUMBERS, check_number)
-    _check_fields(given, checks | WORD_CHECKS | dict.fromkeys((*VALIDATION, TRAINING_CASES), check_by_class))
+    by_class = dict.fromkeys(VALIDATION, check_by_class) | {ANNOTATED: check_annotated}
+    _check_fields(given, checks | WORD_CHECKS | by_class)
 
 
 def check_scores(given: object) -> None:
     """LeavingRefused unless these are the scores of models (SiteLearner.validate)."""
     by_model = dict.fromkeys(VALIDATION.values(), _each_model(check_by_class))
     by_model["testing"] = _each_model(check_cases_or_summary)
-    facts = dict.fromkeys(FACT_NUMBERS, check_number) | {TRAINING_CASES: check_by_class}
+    facts = dict.fromkeys(FACT_NUMBERS, check_number) | {ANNOTATED: check_annotated}
     _check_fields(given, facts | WORD_CHECKS | by_model)
 
 
@@ -51,6 +52,13 @@ def check_by_class(name: str, given: object) -> None:
         if key not in known:
             raise LeavingRefused(f"{name}: a name that is no class", key)
         check_number(name, value)
+
+
+def check_annotated(name: str, given: object) -> None:
+    """Class -> 1: which classes, not how many cases."""
+    check_by_class(name, given)
+    if any(value != 1 for value in given.values()):
+        raise LeavingRefused(f"{name}: a number other than 1")
 
 
 def check_cases_or_summary(name: str, given: object) -> None:

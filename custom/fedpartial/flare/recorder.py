@@ -132,7 +132,7 @@ class RunRecorder(Widget):
     def _look_at_optimizer(self, site: str, left_by: int, plan: Plan, fl_ctx: FLContext) -> None:
         """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND)
-        if left_by == (FRESH if plan.schedule.starts_anew(number) else number - 1):
+        if left_by == (FRESH if plan.schedule.starts_anew(number, number - 1) else number - 1):
             return
         heads = " and heads" if plan.private_heads else ""
         state = f"a fresh optimiser{heads}" if left_by == FRESH else f"the optimiser{heads} of round {left_by + 1}"

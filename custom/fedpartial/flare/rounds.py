@@ -25,6 +25,8 @@ NOTHING_TO_DO = (
     "num_rounds is 0, and there is no model to start from: name one (--start-from MODEL) or train some rounds"
 )
 
+PRETRAINING_ALONE = "pretrain_rounds: nothing is aggregated in this job, so no other site would gain by it"
+
 
 class FederatedRounds(ScatterAndGather):
     """Rounds until num_rounds are finished. In the plan's pretraining rounds only its pretraining sites take part.
@@ -75,6 +77,9 @@ class FederatedRounds(ScatterAndGather):
             return
         if not self._total_rounds and not persistor.start_from:
             self.system_panic(NOTHING_TO_DO, fl_ctx)
+            return
+        if self._plan.pretrain_rounds and persistor.standalone(fl_ctx):
+            self.system_panic(PRETRAINING_ALONE, fl_ctx)
             return
         self._num_rounds = self._total_rounds - self._start_round
         self._recorder().silence.listen(self.communicator)

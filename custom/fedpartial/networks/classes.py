@@ -1,7 +1,8 @@
 """Which tensors of a network, or which of their rows, serve which classes; found by name, as in split.py.
 
 An encoder of MENU-Net belongs to an organ, a private head to a class. Of a joint output layer the rows (dimension 0)
-are the channels of the label space. Every other tensor serves all classes alike.
+are the channels of the label space; that of MENU-Net's decoder is averaged as the rest of the decoder, as published.
+Every other tensor serves all classes alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ OUTPUT_LAYERS = re.compile(
     r"output_block\.conv\.conv\.\w+"  # DynUNet
     r"|deep_supervision_heads\.\d+\.conv\.conv\.\w+"
     r"|heads\.joint\.1\.conv\.unit0\.conv\.\w+"  # residual U-Net: the second layer of its joint head
-    r"|decoder\.(output|side_outputs\.\d+)\.\w+"  # MENU-Net
 )
 
 

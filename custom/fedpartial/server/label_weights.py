@@ -37,11 +37,11 @@ class LabelWeights:
             raise _wrong("", given, 'both and only "annotated" and "other"')
         return cls(**given)
 
-    def of_sites(self, cases: Mapping[str, Mapping[str, int]], classes: Collection[str]) -> dict[str, float]:
-        """Weight of every site for what serves ``classes``; ``cases``: site -> class -> annotated training cases."""
+    def of_sites(self, annotated: Mapping[str, Collection[str]], classes: Collection[str]) -> dict[str, float]:
+        """Weight of every site for what serves ``classes``; annotated: site -> classes of its training cases."""
         return {
-            site: self.annotated if any(counts.get(name, 0) for name in classes) else self.other
-            for site, counts in cases.items()
+            site: self.annotated if any(name in own for name in classes) else self.other
+            for site, own in annotated.items()
         }
 
 
@@ -49,20 +49,20 @@ def label_weighted_mean(
     updates: Mapping[str, Mapping[str, np.ndarray]],
     weights: Mapping[str, float],
     label_weights: LabelWeights,
-    training_cases: Mapping[str, Mapping[str, int]],
+    annotated: Mapping[str, Collection[str]],
     space: LabelSpace,
 ) -> dict[str, np.ndarray]:
     """weighted_mean, in which ``label_weights`` stand in for ``weights`` where a tensor or a row belongs to classes.
 
-    training_cases: site -> class -> number of its training cases that annotate the class. The row of background keeps
-    ``weights``. Sums run as in weighted_mean, so equal label weights give its uniform mean bit for bit.
+    annotated: site -> the classes that its training cases annotate. The row of background keeps ``weights``. Sums run
+    as in weighted_mean, so equal label weights give its uniform mean bit for bit.
     """
     if not updates:
         raise ValueError("no update to aggregate: every site failed or was refused in this round")
     plain = shares_of(weights, updates)
 
     def shares(classes: Collection[str]) -> dict[str, float]:
-        return shares_of(label_weights.of_sites(training_cases, classes), updates) if classes else plain
+        return shares_of(label_weights.of_sites(annotated, classes), updates) if classes else plain
 
     rows = [shares(()), *(shares((name,)) for name in space.classes)]
     result = {}

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.withhold import read_summary
 from fedpartial.training.reported import (
+    ANNOTATED,
     COUNTS,
     LARGEST,
     MODEL_NAME,
     NEEDED_NUMBERS,
     NOT_NEGATIVE,
-    TRAINING_CASES,
     WORDS,
     is_number,
 )
@@ -32,11 +32,10 @@ def check_update_metrics(site: str, metrics: object, classes: Collection[str]) -
     """
     try:
         given = _mapping("metrics", metrics)
-        for name in (*NEEDED_NUMBERS, *WORDS, "val_dice", TRAINING_CASES):
+        for name in (*NEEDED_NUMBERS, *WORDS, "val_dice", ANNOTATED):
             _expect(name in given, name, "nothing", "a value")
         for name, value in given.items():
             _check_field(name, value, classes)
-        _check_training_cases(given)
     except _Fault as fault:
         raise MetricsRefused(f"update from {site} refused: {fault}") from None
 
@@ -72,20 +71,16 @@ def _check_field(name: object, value: object, classes: Collection[str]) -> None:
         _expect(isinstance(value, str) and value in WORDS[name], name, value, f"one of {', '.join(WORDS[name])}")
     elif name == "val_dice":
         _check_dice(name, value, classes)
-    elif name in ("val_cases", "val_found", TRAINING_CASES):
+    elif name == ANNOTATED:
+        _each_class(name, value, classes, lambda one: type(one) is int and one == 1, "1: cases are not counted")
+        _expect(value, name, value, "a class with a training case")
+    elif name in ("val_cases", "val_found"):
         _each_class(name, value, classes, _is_count, "a number of cases")
     else:
         _expect(is_number(value), name, value, "a finite number")
         _expect(name not in COUNTS or type(value) is int, name, value, "a whole number")
         _expect(name not in NOT_NEGATIVE or value >= 0, name, value, "a number of at least 0")
         _expect(name != "num_training" or value > 0, name, value, "a number of at least 1: it may weigh the update")
-
-
-def _check_training_cases(given: Mapping) -> None:
-    """A class has as many cases as there are at most, and some class has one: the counts may weigh the update."""
-    for name, count in given[TRAINING_CASES].items():
-        _expect(count <= given["num_training"], f"{TRAINING_CASES}.{name}", count, "at most num_training")
-    _expect(any(given[TRAINING_CASES].values()), TRAINING_CASES, given[TRAINING_CASES], "a class with a case")
 
 
 def _check_dice(field: str, given: object, classes: Collection[str]) -> None:

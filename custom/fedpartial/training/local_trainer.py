@@ -118,6 +118,7 @@ class LocalTrainer:
         Raises StateMismatch for weights that do not fit, ConfigError for the state of another run, TrainingStopped
         within one step of ``stop()``, TrainingDiverged when the loss or a weight is not finite.
         """
+        _check_passes(self.method, self.network, self.preset)
         started = time.monotonic()
         taken = self.load(weights, round_number)
         context = self.context(round_number)
@@ -269,7 +270,7 @@ class LocalTrainer:
         """The optimiser as an earlier round left it; a new one at the start of a phase."""
         optimizer = build_optimizer(dict(self.network.named_parameters()), self.preset.optimizer)
         scaler, state = self.fresh_scaler(), self._state_before(round_number)
-        if state is None or self.schedule.starts_anew(round_number):
+        if state is None or self.schedule.starts_anew(round_number, state.values["round"]):
             return Restored(optimizer=optimizer, scaler=scaler, plateau=PlateauState(), round=FRESH)
         optimizer.load({n: t for n, t in state.tensors.items() if not n.startswith(WEIGHTS)})
         if self.precision.needs_scaler and state.values["scaler"]:
@@ -280,7 +281,7 @@ class LocalTrainer:
     def _plateau(self, restored: Restored, loss: float) -> PlateauState:
         """What the learning rate remembers after a round with this mean loss."""
         config = self.preset.optimizer.plateau
-        return restored.plateau.after(loss, self.schedule.local_steps, config) if config else restored.plateau
+        return self.schedule.after_round(restored.plateau, loss, config) if config else restored.plateau
 
     def fresh_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.precision.device.type, enabled=self.precision.needs_scaler)
@@ -323,6 +324,18 @@ class LocalTrainer:
     def local_weights(self) -> dict[str, Tensor]:
         """The local model as it stands after the latest round."""
         return canonical_state(self.network)
+
+
+def _check_passes(method: Method, network: nn.Module, preset: Preset) -> None:
+    if method.passes() == 1 or hasattr(network, "train_pass"):
+        return
+    raise ConfigError(
+        where="job",
+        field="preset",
+        got=f"{preset.name} for {type(method).__name__}, which has {method.passes()} passes",
+        expected="a preset whose network is MENU-Net",
+        remedy="Name phantom_menu or menu, or choose another method.",
+    )
 
 
 def _check_heads(method: Method, head_classes: Sequence[str] | None) -> None:

@@ -74,6 +74,8 @@ class Plan:
         sites = self.pretrain_sites
         if not isinstance(sites, list | tuple) or not all(isinstance(site, str) and site for site in sites):
             raise _wrong("pretrain_sites", sites, "a list of names of sites")
+        if len(set(sites)) < len(sites):
+            raise _wrong("pretrain_sites", list(sites), "each site once")
         object.__setattr__(self, "pretrain_sites", tuple(sites))
         if self.pretrain_rounds and not sites:
             raise _wrong(

@@ -13,8 +13,8 @@ LOSS_PARTS = (*LOSSES, *(f"exclusion_{name}" for name in LOSSES), "condist", "pr
 NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", "tensors_taken", *FACT_NUMBERS)
 """tensors_taken: how many tensors of the message the network holds bit for bit when a round's training starts."""
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
-TRAINING_CASES = "training_cases"
-"""Class -> number of training cases that annotate it: what aggregation by label goes by."""
+ANNOTATED = "annotated"
+"""Class -> 1 for every class that some training case annotates, which aggregation by label goes by; never a count."""
 COUNTS = ("bytes_down", "tensors_taken", "num_training")
 NOT_NEGATIVE = ("seconds", "setup_seconds", *COUNTS)
 VALIDATION = {"val_dice": "validation", "val_cases": "validation_cases", "val_found": "validation_found"}

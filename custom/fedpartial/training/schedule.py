@@ -16,11 +16,13 @@ class Schedule:
     """Rounds and local steps as the server gives them; lengths are derived.
 
     The first ``pretrain_rounds`` are a phase of their own: optimiser and learning rate begin anew after it.
+    ``sites`` is the number of sites whose data lie in one place.
     """
 
     num_rounds: int
     local_steps: int
     pretrain_rounds: int = 0
+    sites: int = 1
 
     @property
     def total_steps(self) -> int:
@@ -28,11 +30,15 @@ class Schedule:
 
     def pooled(self, sites: int) -> Schedule:
         """For the data of several sites in one place: as many steps as these sites take together."""
-        return replace(self, local_steps=self.local_steps * sites)
+        return replace(self, local_steps=self.local_steps * sites, sites=self.sites * sites)
 
-    def starts_anew(self, round_number: int) -> bool:
-        """Whether the optimiser of the round before does not belong to this round's phase."""
-        return 0 < self.pretrain_rounds == round_number
+    def starts_anew(self, round_number: int, left_by: int) -> bool:
+        """Whether the optimiser that round ``left_by`` left belongs to pretraining and this round does not."""
+        return left_by < self.pretrain_rounds <= round_number
+
+    def after_round(self, state: PlateauState, loss: float, plateau: Plateau) -> PlateauState:
+        """The plateau's state after a round with this mean loss; steps count as those of one site, pooled or not."""
+        return state.after(loss, self.local_steps // self.sites, plateau)
 
     def learning_rate(self, optimizer: OptimizerConfig, step: int, factor: float = 1.0) -> float:
         """Of a global step of the run: cosine (METHODS 1.4) or poly (METHODS 5) over the steps of its phase.
