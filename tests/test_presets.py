@@ -89,6 +89,8 @@ def test_values_are_physically_possible(preset):
     assert preset.patches_per_volume >= 1
     assert preset.num_rounds >= 1
     assert preset.local_steps >= 1
+    assert 0 <= preset.pretrain_rounds <= preset.num_rounds
+    assert preset.validate_every >= 1
     assert 0 <= preset.optimizer.momentum < 1
     assert preset.optimizer.kind == "sgd" or not preset.optimizer.momentum, "Adam would not look at it"
     assert preset.optimizer.clip_norm is None or preset.optimizer.clip_norm > 0
@@ -227,7 +229,9 @@ def test_psmos_rounds_are_the_papers_pretraining_and_its_federation():
     """METHODS 3.4: 120 epochs of 250 iterations at the fully annotated site, then 2,000 rounds of 50."""
     psmos = get_preset("psmos")
     assert psmos.local_steps == 50
-    assert psmos.num_rounds == 120 * 250 / 50 + 2000
+    assert psmos.pretrain_rounds == 120 * 250 / 50
+    assert psmos.num_rounds == psmos.pretrain_rounds + 2000
+    assert psmos.validate_every == 50
 
 
 def test_the_patch_of_psmos_is_halved_while_eight_voxels_are_left():

@@ -78,20 +78,54 @@ def test_the_overrides_reach_the_plan_that_every_site_gets(job, tmp_path):
     assert plan.local_steps == PRESETS["abdomen"].local_steps
 
 
+def server_of(name: str, **options) -> dict:
+    """The server's configuration of a shipped job with these options."""
+    values = values_to_change(**{**NOTHING, **options})
+    return with_overrides(read_job(find_job(name)), values, None).server
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_brings_the_length_it_was_sized_for(name):
-    preset = PRESETS[name]
-    assert values_to_change(**{**NOTHING, "preset": name}) == {
-        "preset": name,
-        "num_rounds": preset.num_rounds,
-        "local_steps": preset.local_steps,
-    }
-    assert values_to_change(preset=name, rounds=3, local_steps=4, seed=0) == {
-        "preset": name,
-        "num_rounds": 3,
-        "local_steps": 4,
-        "seed": 0,
-    }
+    preset, own = PRESETS[name], read_job(find_job("fedavg")).server
+    lengths = {"num_rounds": preset.num_rounds, "local_steps": preset.local_steps}
+    assert server_of("fedavg", preset=name) == {**own, "preset": name, **lengths}
+    given = {"preset": name, "rounds": 3, "local_steps": 4, "seed": 0}
+    assert server_of("fedavg", **given) == {**own, "preset": name, "num_rounds": 3, "local_steps": 4, "seed": 0}
+
+
+@pytest.mark.parametrize("job", ["psmos", "psmos_adapt", "psmos_standalone"])
+def test_the_papers_preset_brings_its_phases_where_the_job_has_them(job):
+    own, server = read_job(find_job(job)).server, server_of(job, preset="psmos")
+    phases = {"pretrain_rounds": 600, "validate_every": 50}
+    brought = {"num_rounds": 2600, "local_steps": 50, **{name: n for name, n in phases.items() if name in own}}
+    assert server == {**own, "preset": "psmos", **brought}
+    assert server_of(job, preset="psmos", others={"validate_every": 9})["validate_every"] == 9
+
+
+def test_a_preset_without_pretraining_ends_that_phase():
+    server = server_of("psmos", preset="abdomen")
+    assert (server["pretrain_rounds"], server["validate_every"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        ("psmos_central", "--rounds, --local-steps, --set pretrain_rounds=VALUE"),
+        ("psmos_pretrain", "--rounds, --local-steps"),
+    ],
+)
+def test_a_job_with_lengths_of_its_own_takes_another_preset_with_lengths_only(job, options):
+    with pytest.raises(ConfigError, match=rf"--preset.*{job} has other lengths") as caught:
+        server_of(job, preset="psmos")
+    assert caught.value.remedy == f"Give {options} as well."
+    own = read_job(find_job(job)).server
+    others = {"pretrain_rounds": 120} if "pretrain_rounds" in own else {}
+    server = server_of(job, preset="psmos", rounds=500, local_steps=250, others=others)
+    assert server == {**own, "preset": "psmos", "num_rounds": 500, "local_steps": 250, **others}
+
+
+def test_its_own_preset_leaves_a_jobs_lengths_alone():
+    assert server_of("psmos_central", preset="phantom_psmos") == read_job(find_job("psmos_central")).server
 
 
 def test_a_preset_brings_its_fine_tuning_where_the_job_has_it():

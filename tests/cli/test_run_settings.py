@@ -14,8 +14,9 @@ from fedpartial.cli.bundle import write_bundle
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import find_job, read_job
 from fedpartial.cli.main import app
-from fedpartial.cli.overrides import parse_settings, values_to_change
+from fedpartial.cli.overrides import values_to_change
 from fedpartial.cli.prepare import Checked, Options, Refused, check
+from fedpartial.cli.settings import OPTIONS, parse_settings
 from fedpartial.cli.start_model import START_MODEL
 from fedpartial.errors import ConfigError
 from fedpartial.flare.code_check import MANIFEST
@@ -77,6 +78,20 @@ def test_a_name_that_also_has_an_option_is_given_once():
         values_to_change(**{**NO_OPTION, "rounds": 3}, others={"num_rounds": 4})
     assert caught.value.got == "num_rounds"
     assert values_to_change(**NO_OPTION, others={"num_rounds": 4}) == {"num_rounds": 4}
+
+
+def test_what_a_preset_brings_was_not_given(checked):
+    """The lengths of the preset are no second value for the name."""
+    values = {"num_rounds": 7, "pretrain_rounds": 2}
+    plan = checked("psmos", preset="psmos", values=values).plan
+    assert (plan.num_rounds, plan.pretrain_rounds, plan.local_steps) == (7, 2, 50)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_name_with_an_option_of_its_own_is_refused_with_the_option(name):
+    with pytest.raises(ConfigError, match=r"has no option of its own\. Use --") as caught:
+        parse_settings([f"{name}=1"])
+    assert OPTIONS[name] in caught.value.remedy
 
 
 def test_a_wrong_setting_ends_the_command_with_one_line(monkeypatch):

@@ -83,7 +83,7 @@ SETUP_KIT_EXAMPLE = """
 
 def _settings(texts: list[str] | None) -> dict[str, object]:
     """The values of --set; a wrong one ends the command as any other wrong option does."""
-    from fedpartial.cli.overrides import parse_settings
+    from fedpartial.cli.settings import parse_settings
     from fedpartial.errors import ConfigError
 
     try:
@@ -123,7 +123,7 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the job's.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
+        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds, steps and phases.")
     ] = None,
     site_config: Annotated[
         Path | None,
@@ -188,7 +188,7 @@ def compare(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds instead of the jobs'.")] = None,
     local_steps: Annotated[int | None, typer.Option(min=1, help="Local steps per round instead of the jobs'.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Preset instead of the jobs'; brings its own rounds and local steps.")
+        str | None, typer.Option(help="Preset instead of the jobs'; brings its own rounds, steps and phases.")
     ] = None,
     sites: Annotated[str | None, typer.Option(metavar="A,B,...", help="Sites instead of the jobs'.")] = None,
     site_config: Annotated[
@@ -241,7 +241,7 @@ def bundle(
         ),
     ] = "installed",
     preset: Annotated[
-        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds and local steps.")
+        str | None, typer.Option(help="Preset instead of the job's; brings its own rounds, steps and phases.")
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(min=0, help="Rounds instead of the job's; 0 trains nothing and needs --start-from.")

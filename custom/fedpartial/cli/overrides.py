@@ -10,14 +10,14 @@ from pathlib import Path
 
 from fedpartial.cli.job_folder import ALL_SITES, CLIENT_CONFIG, META, SERVER, Job, deploy_map_error
 from fedpartial.cli.json_file import read_json
+from fedpartial.cli.preset_lengths import values_of_preset
+from fedpartial.cli.settings import setting_error
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.phantom import PHANTOM_POOLS
-from fedpartial.presets import PRESETS, get_preset
+from fedpartial.presets import PRESETS
 
-FINETUNE_STEPS = "finetune_steps"
 RESERVED_NAMES = (SERVER, *EXTERNAL_NAMES)
-VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -30,7 +30,7 @@ def values_to_change(
     finetune_steps: int | None = None,
     others: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Top-level variables of the server's configuration; a preset brings the length of run it was sized for.
+    """Top-level variables of the server's configuration, as they were given.
 
     others: values by the variable's name. ConfigError for one that is given twice.
     """
@@ -43,36 +43,15 @@ def values_to_change(
     }
     if preset is not None:
         _check_preset(preset)
-        sized_for = get_preset(preset)
-        recommended = {"num_rounds": sized_for.num_rounds, "local_steps": sized_for.local_steps}
-        given |= {name: value for name, value in recommended.items() if given[name] is None}
     if twice := [name for name in others or {} if given.get(name) is not None]:
-        raise _setting_error(twice[0], "the name of a variable that no option of its own names", "Give it once.")
+        raise setting_error(twice[0], "the name of a variable that no option of its own names", "Give it once.")
     return {name: value for name, value in given.items() if value is not None} | dict(others or {})
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, object]:
-    """["pretrain_rounds=0"] as values by name; a value is JSON, or text where it is no JSON."""
-    found: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not VARIABLE.fullmatch(name) or name in found:
-            raise _setting_error(text, "NAME=VALUE, each name once", "For example --set pretrain_rounds=0.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def _setting_error(got: str, expected: str, remedy: str) -> ConfigError:
-    return ConfigError(where="--set", field="set", got=got, expected=expected, remedy=remedy)
-
-
 def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] | None) -> Job:
-    """The job with other values and other sites."""
-    if FINETUNE_STEPS in job.server and "preset" in values:  # not every job has this phase
-        values = {FINETUNE_STEPS: get_preset(str(values["preset"])).finetune_steps, **values}
+    """The job with other values and other sites; another preset brings the lengths that it was sized for."""
+    if "preset" in values:
+        values = {**values_of_preset(job, values), **values}
     for name in values:
         _check_variable(job, name)
     job = replace(job, server={**job.server, **values})

@@ -102,9 +102,9 @@ class Preset:
     spacing_mm is along the R, A, S axes of the canonical grid; patch is in voxels of that grid (H W D);
     intensities are clipped to window_hu, then (x - normalise_subtract) / normalise_divide. overlap and
     inference_batch belong to the sliding window: PyTorch convolves a single small patch on a CPU thread
-    five times slower than a pair. num_rounds, local_steps and finetune_steps (of a job with that phase) are what the
-    preset was sized for; a job states its own. cpu_threads fixes torch's threads on CPU sites, so that sums do not
-    depend on how many sites share the machine; None leaves torch's choice.
+    five times slower than a pair. num_rounds, local_steps, and finetune_steps, pretrain_rounds and validate_every (of a
+    job with these phases) are what the preset was sized for; a job states its own. cpu_threads fixes torch's threads on
+    CPU sites, so that sums do not depend on how many sites share the machine; None leaves torch's choice.
 
     patch_keep says which patches are trained on (METHODS 3.4): "nnunet_oversample", all, of which foreground_fraction
     are drawn around foreground; "fg_voxel_fraction" and "organ_coverage" draw again until a patch has more than
@@ -130,6 +130,8 @@ class Preset:
     local_steps: int
     cpu_threads: int | None
     finetune_steps: int = 0
+    pretrain_rounds: int = 0
+    validate_every: int = 1
     patch_keep: Literal["nnunet_oversample", "fg_voxel_fraction", "organ_coverage"] = "nnunet_oversample"
     patch_keep_fraction: float = 0.33
 

@@ -44,7 +44,9 @@ PSMOS_PAPER = Preset(
         min_lr=1e-6,
         clip_norm=12.0,
     ),
-    num_rounds=2600,  # 600 of pretraining (120 epochs of 250 steps), then the paper's 2000
+    num_rounds=2600,  # those of pretraining, then the paper's 2000
+    pretrain_rounds=600,  # 120 epochs of 250 steps
+    validate_every=50,
     local_steps=50,
     cpu_threads=None,
 )
@@ -53,8 +55,8 @@ PSMOS_PAPER = Preset(
 Network, momentum, weight decay and clipping are nnU-Net's, which the paper builds on. Ours: the window, where nnU-Net
 clips to percentiles 0.5 and 99.5 of the foreground, which the paper does not give; the augmentation, ConDistFL's list
 being the nearest to nnU-Net's (without nnU-Net's flip from right to left, which would teach wrong sides); the lowest
-rate. "Only patches whose target area > 33 %" is read as nnU-Net's third of patches around foreground; ``patch_keep``
-has the literal readings.
+rate; how often the global model is scored. "Only patches whose target area > 33 %" is read as nnU-Net's third of
+patches around foreground; ``patch_keep`` has the literal readings.
 """
 
 PHANTOM_PSMOS = replace(
@@ -64,6 +66,8 @@ PHANTOM_PSMOS = replace(
     foreground_fraction=PSMOS_PAPER.foreground_fraction,
     optimizer=replace(PHANTOM.optimizer, schedule="plateau", plateau=replace(PSMOS_PAPER.optimizer.plateau, steps=20)),
     num_rounds=20,
+    pretrain_rounds=4,
+    validate_every=4,
     local_steps=10,
 )
 """FL-PSMOS on a laptop. The paper's: label space, foreground patches, drop and factor of the learning rate, many rounds
