@@ -47,6 +47,8 @@ def adapted_record(method: str = "federated", seed: int = 0, **parts) -> RunReco
         "cases": {**cases, EXTERNAL: external},
         "adapted_sites": {way: _summaries(found) for way, found in adapted.items()},
         "adapted_cases": adapted,
+        "unadapted_sites": _summaries(cases) if adapts else {},
+        "unadapted_cases": cases if adapts else {},
     }
     return RunRecord(**given | parts)
 

@@ -76,6 +76,22 @@ def test_a_site_has_the_mean_over_its_own_classes(section, record):
     assert spleen == pytest.approx(dice(record, ["spleen"], "spleen") + GAINS["decoder_frozen"], abs=2 * JITTER)
 
 
+def test_the_federated_model_is_the_one_that_was_adapted_not_the_selected_one(record, section):
+    """An earlier round was selected: sites and cases of the run are those of another model."""
+    other = adapted_record("central", sites=record.adapted_sites["all"], cases=record.adapted_cases["all"])
+    selected = {"name": "best", "round": 1, "val_dice": 0.9}
+    changed = replace(record, sites=other.sites, cases=other.cases, selected_model=selected)
+    assert adaptation_section(changed.to_report(), SPACE.classes) == section
+
+
+def test_reports_of_earlier_versions_have_the_selected_model_in_its_place(record, section):
+    report = record.to_report()
+    for name in ("unadapted_sites", "unadapted_cases"):
+        del report[name]
+    validate_report(report)
+    assert adaptation_section(report, SPACE.classes) == section
+
+
 def test_one_kind_of_cases_alone_is_shown_once(record):
     partial = {way: {s: v for s, v in found.items() if s != "full"} for way, found in record.adapted_sites.items()}
     (group,) = adaptation_section(replace(record, adapted_sites=partial).to_report(), SPACE.classes)["groups"]
@@ -105,7 +121,8 @@ def test_a_site_that_sends_summaries_counts_by_its_classes(record):
     adapted = {way: {s: withhold(v, 4) for s, v in found.items()} for way, found in record.adapted_sites.items()}
     sites = {site: withhold(summary, 4) for site, summary in record.sites.items()}
     cases = {"external": record.cases["external"]}
-    changed = replace(record, sites=sites, cases=cases, adapted_sites=adapted, adapted_cases={})
+    given = {"adapted_sites": adapted, "adapted_cases": {}, "unadapted_sites": sites, "unadapted_cases": {}}
+    changed = replace(record, sites=sites, cases=cases, **given)
     section = adaptation_section(changed.to_report(), SPACE.classes)
     assert [list(group["sites"]) for group in section["groups"][1:]] == [["full"], ["liver", "spleen"]]
     assert section["sites"]["full"]["models"]["adapted all"]["mean"]["dice"] is None
@@ -146,7 +163,7 @@ def test_runs_without_adaptation_show_nothing_of_it(tmp_path):
 
 def test_reports_of_earlier_versions_still_make_a_page():
     report = adapted_record("central").to_report()
-    for name in ("adapted_sites", "adapted_cases", "pretrain_rounds"):
+    for name in ("adapted_sites", "adapted_cases", "unadapted_sites", "unadapted_cases", "pretrain_rounds"):
         del report[name]
     validate_report(report)
     assert "daptation" not in render_page(report, (), SPACE)

@@ -19,7 +19,9 @@ from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.evaluation.report import ReportPaths, RunRecord, load_schema, read_report, validate_report, write_report
 from fedpartial.evaluation.table import console_table
 
-LATER_FIELDS = {"external_heads", "adapted_sites", "adapted_cases", "pretrain_rounds"}
+LATER_FIELDS = {"external_heads", "pretrain_rounds"} | {
+    f"{kind}_{what}" for kind in ("adapted", "unadapted") for what in ("sites", "cases")
+}
 """Reports of earlier versions lack them."""
 HOSTILE = "<script>alert(1)</script>\"'&$x_1$"
 

@@ -9,6 +9,8 @@ import pytest
 from tiny_hospital import write_case
 
 from federation import TINY, tiny_plan
+from fedpartial.evaluation import page
+from fedpartial.evaluation.adaptation import adaptation_section
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.record import validate_report
 from fedpartial.evaluation.report import read_report
@@ -342,6 +344,22 @@ def test_adapted_models_reach_the_report_and_nothing_else(report, weights, tmp_p
         "south": {"spleen": pytest.approx(0.75)},
     }
     assert "Site adaptation" in table
+
+
+def test_the_adapted_models_stand_beside_the_one_they_started_from_when_another_is_selected(
+    report, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(page, "_figures", lambda *_: {})
+    for site in CLASSES:
+        report.add_site_scores(site, answer(site, {"adapted all": 0.3}, {"adapted all": 0}))
+        report.add_site_scores(site, answer(site, {"final": 0.2, "best": 0.5}, {"final": 2, "best": 1}))
+    assert report.select({"final": weights, "best": weights}) == "best"
+    found = read_report(report.write(tmp_path / "out", {"best": weights}, lambda: False)[0].json)
+    assert found["sites"]["south"]["spleen"]["dice"]["mean"] == pytest.approx(0.75)
+    assert found["unadapted_sites"]["south"]["spleen"]["dice"]["mean"] == pytest.approx(0.5)
+    assert found["unadapted_cases"]["south"][0]["dice"]["spleen"] == pytest.approx(0.5)
+    models = adaptation_section(found, TINY.label_space.classes)["sites"]["south"]["models"]
+    assert models["federated model"]["mean"]["dice"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["adapted", "adapted ", "adapted heads", "adapted all "])

@@ -1,4 +1,7 @@
-"""Site adaptation in a report: the model that every site has made of the federated one, beside the federated one."""
+"""Site adaptation in a report: the model that every site has made of the federated one, beside the federated one.
+
+That is the last one, which the sites were given: where an earlier round was selected, not the model of other tables.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,17 @@ def adaptation_section(report: Mapping, classes: Iterable[str]) -> dict:
 
 def _models(report: Mapping) -> dict[str, tuple[Mapping, Mapping]]:
     """Name -> (site -> summary, site -> cases)."""
-    cases = {site: found for site, found in report["cases"].items() if site not in EXTERNAL_NAMES}
     adapted = report["adapted_cases"]
-    return {FEDERATED: (report["sites"], cases)} | {
+    return {FEDERATED: _federated(report)} | {
         f"adapted {class_label(way)}": (summaries, adapted.get(way, {}))
         for way, summaries in report["adapted_sites"].items()
     }
+
+
+def _federated(report: Mapping) -> tuple[Mapping, Mapping]:
+    """Of the model that was adapted; reports of earlier versions have the selected one only."""
+    cases = {site: found for site, found in report["cases"].items() if site not in EXTERNAL_NAMES}
+    return report.get("unadapted_sites", report["sites"]), report.get("unadapted_cases", cases)
 
 
 def _sites(models: Mapping[str, tuple]) -> list[str]:
@@ -90,10 +98,6 @@ def _means(summaries: Iterable[Mapping], classes: list[str]) -> dict:
     }
     named = {name: {m: by[name][0] if name in by else None for m, by in found.items()} for name in classes}
     return {"mean": mean, "classes": {name: values for name, values in named.items() if name in scored}}
-
-
-def _mean(values: Mapping[str, tuple]) -> float | None:
-    return statistics(value for value, _ in values.values())["mean"]
 
 
 def adaptation_table(report: Mapping) -> Table | None:

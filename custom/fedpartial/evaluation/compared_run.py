@@ -14,6 +14,8 @@ from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_HEADS, EXTERNAL_NAME
 from fedpartial.labels import LabelSpace
 from fedpartial.presets import get_preset
 
+_ADAPTATION = tuple(f"{kind}_{what}" for kind in ("adapted", "unadapted") for what in ("sites", "cases"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
@@ -36,8 +38,7 @@ class ComparedRun:
     def space(self) -> LabelSpace:
         """The preset's label space, lesions included where it has any."""
         space = get_preset(self.report["preset"]).label_space
-        sided = any(organ.sides for organ in space.organs)  # sides are for organs that contain their lesions
-        return space if sided else replace(space, merge_lesions=False)
+        return space if space.sided else replace(space, merge_lesions=False)  # sided organs contain their lesions
 
     @cached_property
     def _by_kind(self) -> dict[str, dict[str, Mapping]]:
@@ -101,7 +102,7 @@ def with_adapted(run: ComparedRun) -> list[ComparedRun]:
 
     No such model is for an external set, and all share the rounds of the run and what these cost.
     """
-    empty = {name: {} for name in (*EXTERNAL_NAMES, "cross_site", "adapted_sites", "adapted_cases")}
+    empty = {name: {} for name in (*EXTERNAL_NAMES, "cross_site", *_ADAPTATION)}
     rows = [run]
     for way, sites in run.report.get("adapted_sites", {}).items():  # reports of earlier versions have none
         cases = run.report["adapted_cases"].get(way, {})

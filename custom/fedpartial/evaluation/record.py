@@ -20,7 +20,7 @@ EXTERNAL_HEADS = "external_heads"
 """The external set with each class scored from the binary mask of its own head."""
 EXTERNAL_NAMES = (EXTERNAL, EXTERNAL_ORGANS, EXTERNAL_HEADS)
 """Names of the external set where cases are listed by site; no site may be called so."""
-_NOT_PLAIN = ("cases", "adapted_cases", "overlays")
+_NOT_PLAIN = ("cases", "adapted_cases", "unadapted_cases", "overlays")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class RunRecord:
     cases: site or one of ``EXTERNAL_NAMES`` -> scores per case; the report numbers them and never names files.
     adapted_sites, adapted_cases: way of site adaptation -> site -> what ``sites`` and ``cases`` hold, of the model that
     the site has adapted to its own data in this way; {} in a run without.
+    unadapted_sites, unadapted_cases: the same of the model that was adapted, the last one, whichever is selected.
     pretrain_rounds: the first rounds, in which only some sites take part on purpose.
     notes: sentences for the reader. overlays: pictures for report.html only.
     """
@@ -77,6 +78,8 @@ class RunRecord:
     cases: Mapping[str, Sequence[CaseScores]] = field(default_factory=dict)
     adapted_sites: Mapping[str, Mapping[str, Mapping[str, Mapping]]] = field(default_factory=dict)
     adapted_cases: Mapping[str, Mapping[str, Sequence[CaseScores]]] = field(default_factory=dict)
+    unadapted_sites: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
+    unadapted_cases: Mapping[str, Sequence[CaseScores]] = field(default_factory=dict)
     pretrain_rounds: int = 0
     notes: Sequence[str] = ()
     overlays: Sequence[Overlay] = ()
@@ -85,6 +88,7 @@ class RunRecord:
         """The validated content of report.json: plain dicts and lists, without the pictures."""
         report = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _NOT_PLAIN}
         report["cases"] = _numbered(self.cases)
+        report["unadapted_cases"] = _numbered(self.unadapted_cases)
         report["adapted_cases"] = {way: _numbered(by_site) for way, by_site in self.adapted_cases.items()}
         validate_report(report)
         return report

@@ -122,7 +122,8 @@ class FinalReport:
         return paths, render(console_table(record))
 
     def _owners(self, models: Mapping[str, object]) -> dict[str, str]:
-        """Class -> the model that answers for it. Of several sites with a class, the one with most training cases.
+        """Class -> the model that answers for it. Of several sites with a class, the one with most training cases,
+        of whatever class: how many annotate this one is not reported.
 
         A class that no site has annotated has none: nobody could have learnt it.
         """
@@ -182,10 +183,16 @@ class FinalReport:
             cases={**dict(sorted(self._own_cases().items())), **self._external_cases(external)},
             adapted_sites=_adapted(self.testing),
             adapted_cases=_adapted(self.cases),
+            unadapted_sites=self._unadapted(self.testing),
+            unadapted_cases=self._unadapted(self.cases),
             pretrain_rounds=plan.pretrain_rounds,
             notes=self._notes(external.cases),
             overlays=external.overlays,
         )
+
+    def _unadapted(self, by_model: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+        """Site -> what is known of the model that the sites have adapted; {} in a run without adaptation."""
+        return dict(sorted(by_model.get("final", {}).items())) if _adapted(self.testing) else {}
 
     def _own_cases(self) -> dict[str, list[CaseScores]]:
         if self.selected is not None:
