@@ -91,6 +91,17 @@ def good(run: Run) -> None:
     run.report()
 
 
+def adapts(run: Run) -> None:
+    run.all_until_report()
+    for site in run.sites:
+        app = run.workspace / site / f"simulate_job/app_{site}"
+        app.mkdir(parents=True)
+        for way in ("all", "encoder_frozen"):
+            (app / f"adapted_{way}.safetensors").write_text(f"{way} of {site}")
+        (app / "local_model.safetensors").write_bytes(b"not adapted")
+    run.report()
+
+
 def hangs_after_report(run: Run) -> None:
     good(run)
     time.sleep(FOR_EVER)

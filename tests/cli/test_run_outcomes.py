@@ -52,6 +52,16 @@ def test_a_good_run_keeps_its_results_and_removes_the_workspace(fake_run, screen
     assert f"report: {out / 'report.html'}" in screen.out
 
 
+def test_models_that_sites_adapted_are_kept_by_site_and_announced(fake_run, screen):
+    code, out = fake_run("adapts", must_end_by_itself=True)
+    assert (code, screen.errors) == (0, "")
+    kept = {path.relative_to(out).as_posix(): path.read_text() for path in out.glob("adapted/*/*")}
+    ways = ("all", "encoder_frozen")
+    assert kept == {f"adapted/{s}/adapted_{way}.safetensors": f"{way} of {s}" for s in SITES for way in ways}
+    assert "workspace" not in results(out)
+    assert f"adapted to themselves: {out / 'adapted'}/<site>/" in screen.out.replace("\n", "")
+
+
 def test_the_run_used_the_changed_job_and_the_site_files(fake_run, hospitals):
     code, out = fake_run("good", rounds=3, seed=9, site_config=hospitals, keep_workspace=True)
     assert code == 0

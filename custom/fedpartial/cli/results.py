@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedpartial.cli.faults import Fault
-from fedpartial.cli.simulator import SERVER_APP
+from fedpartial.cli.simulator import RUN, SERVER_APP
 from fedpartial.evaluation.report import read_report
 from fedpartial.flare.exchange_watch import EXCHANGE_FILE
+from fedpartial.flare.learner import ADAPTED_MODEL
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.progress import PROGRESS_FILE
 from fedpartial.server.external_set import PREDICTIONS
@@ -19,6 +20,8 @@ REPORT = "report.json"
 LOCAL_MODELS = "local_*.safetensors"
 """What standalone training has in place of a global model."""
 FILES = (REPORT, "report.html", "*.csv", GLOBAL_MODEL, BEST_MODEL, LOCAL_MODELS, PROGRESS_FILE, EXCHANGE_FILE)
+ADAPTED = "adapted"
+"""Folder with a folder for each site that has adapted the model: these are simulated sites of one user."""
 MAX_ERROR_LINES = 5
 
 
@@ -40,13 +43,18 @@ def judge(folder: Path, sites: Sequence[str]) -> tuple[dict | None, list[Fault]]
 
 
 def collect(workspace: Path, out: Path) -> None:
-    """Copy report, models, predictions, TensorBoard events and logs, as far as they exist, to ``out``."""
+    """Copy report, models (the server's, and those that sites have adapted), predictions, TensorBoard events and logs,
+    as far as they exist, to ``out``."""
     for pattern in FILES:
         for path in (workspace / SERVER_APP).glob(pattern):
             shutil.copy2(path, out / path.name)
     for folder in (workspace / SERVER_APP / PREDICTIONS, workspace / SERVER_APP.parent / "tb_events"):
         if folder.is_dir():
             shutil.copytree(folder, out / folder.name, dirs_exist_ok=True)
+    for model in workspace.glob(f"*/{RUN}/app_*/{ADAPTED_MODEL.format('*')}"):
+        folder = out / ADAPTED / model.relative_to(workspace).parts[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(model, folder / model.name)
     for log in workspace.glob("*/log.txt"):
         (out / "logs").mkdir(exist_ok=True)
         shutil.copy2(log, out / "logs" / f"{log.parent.name}.txt")

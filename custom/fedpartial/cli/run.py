@@ -15,7 +15,7 @@ from fedpartial.cli.faults import Fault
 from fedpartial.cli.interruption import Interrupted, Interruption, interruptible
 from fedpartial.cli.prepare import WORKSPACE, Options, Prepared, Refused, prepare
 from fedpartial.cli.progress_view import ProgressView
-from fedpartial.cli.results import collect, judge, last_errors
+from fedpartial.cli.results import ADAPTED, collect, judge, last_errors
 from fedpartial.cli.simulator import SERVER_APP, Simulation, simulator_command
 from fedpartial.cli.site_check import unused_site_files
 from fedpartial.cli.watch import Patience, Watch
@@ -101,6 +101,8 @@ def _finish(prepared: Prepared, outcome: Outcome, console: Console, errors: Cons
 
     if outcome.report is not None:
         console.print(console_table(outcome.report))
+    if (prepared.out / ADAPTED).is_dir():
+        say(console, f"models that the sites adapted to themselves: {prepared.out / ADAPTED}/<site>/")
     if outcome.faults:
         say_faults(errors, outcome.faults)
         explain_failure(prepared.out, known=outcome.known, errors=errors)
