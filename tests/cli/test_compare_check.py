@@ -113,6 +113,21 @@ def test_what_is_wrong_with_all_methods_names_none(checked):
     assert fault.startswith("--preset")
 
 
+def test_right_and_left_kidney_do_not_compare_with_kidneys(checked, tmp_path):
+    (fault,) = refused(checked, {"name": "a"}, {"name": "b", "job": "fedmenu"}, {"name": "c"}, seeds=(0, 1))
+    assert fault.startswith(
+        "comparison: organs: got 'kidney, liver, pancreas, spleen (a, c); kidney_left, kidney_right,"
+    )
+    assert "(b)'; expected the same ones in all runs" in fault
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("one", "other"), [("condistfl", "condistfl_union"), ("psmos", "fedmenu")])
+def test_runs_of_the_same_organs_compare_whatever_becomes_of_lesions(checked, one, other):
+    values = {"pretrain_rounds": 0} if one == "psmos" else {}
+    assert len(checked({"name": "a", "job": one, "values": values}, {"name": "b", "job": other})) == 2
+
+
 # --- what a folder holds ---------------------------------------------------------------------------------
 
 

@@ -69,7 +69,27 @@ def check_runs(plan: ComparePlan, common: Options, out: Path, temporary: Path) -
                 faults.setdefault(str(fault), []).append((method.name, fault))
     if faults:
         raise Refused([_of_runs(found, len(plan.methods)) for found in faults.values()])
+    _check_organs(runs)
     return runs
+
+
+def _check_organs(runs: list[ComparisonRun]) -> None:
+    """A table has a column for each class: right and left kidney are no part of one for kidneys. Lesions may be classes
+    in some runs and parts of their organs in others, which the comparison says."""
+    methods: dict[frozenset[str], list[str]] = {}
+    for run in runs:
+        space = run.checked.plan.config.label_space
+        methods.setdefault(frozenset(space.merged.classes), []).append(run.name)
+    if len(methods) > 1:
+        found = (f"{', '.join(sorted(organs))} ({', '.join(dict.fromkeys(m))})" for organs, m in methods.items())
+        fault = ConfigError(
+            where="comparison",
+            field="organs",
+            got="; ".join(found),
+            expected="the same ones in all runs",
+            remedy="Compare these runs separately, or give all of them a preset of one label space.",
+        )
+        raise Refused([fault])
 
 
 def _new(folder: Path) -> Path:
