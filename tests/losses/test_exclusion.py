@@ -168,6 +168,16 @@ def test_outside_of_e_there_is_no_gradient(name):
         assert not p.grad[~e].any()
 
 
+@pytest.mark.parametrize("name", ["dice", "lovasz"])
+def test_outside_of_e_the_overlap_losses_fall_as_the_union_widens(name):
+    for seed in range(5):
+        p, e, _ = random_class(seed)
+        p.requires_grad_()
+        OF_CLASS[name](p, e).backward()
+        assert (p.grad[~e] <= 0).all()
+        assert p.grad[~e].any()
+
+
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_where_nothing_is_excluded_loss_and_gradient_are_zero(name):
     p, e, _ = random_class(0)

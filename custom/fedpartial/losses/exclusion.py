@@ -86,7 +86,11 @@ def exclusion_topk(p: Tensor, e: Tensor, *, fraction: float = 0.1) -> Tensor:
 
 
 def exclusion_lovasz(exclusion: Exclusion) -> Tensor:
-    """(K,): 1 - Lovász-Jaccard of p as a segmentation of e, for each penalised class; 0 where e is empty."""
+    """(K,): 1 - Lovász-Jaccard of p as a segmentation of e, for each penalised class; 0 where e is empty.
+
+    Outside e its gradient is not zero: p there widens the union, as it does the denominator of exclusion Dice, so both
+    losses fall where p rises at a voxel that excludes nothing.
+    """
     empty = torch.stack([~e.any() for e in exclusion.e])
     return (1 - lovasz_jaccard(exclusion.p, exclusion.e)).masked_fill(empty, 0.0)
 
