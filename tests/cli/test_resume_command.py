@@ -94,11 +94,11 @@ def test_a_job_that_ended_before_its_first_round_is_in_the_chain(tmp_path):
     assert args["resumed_jobs"] == [ID, EARLIER]
 
 
-def test_a_run_that_only_lacks_its_evaluation_is_continued(tmp_path):
+def test_a_run_that_only_lacks_what_follows_its_rounds_is_continued(tmp_path):
     leave(tmp_path / ID, rounds=8)
     done = resume(tmp_path / ID, "-o", tmp_path / "next")
     assert done.exit_code == 0, done.output
-    assert "8 of 8 rounds are finished, the final evaluation is next" in done.output
+    assert "8 of 8 rounds are finished, what follows the rounds is next" in done.output
 
 
 def test_a_run_made_with_other_code_is_told_the_way(tmp_path):

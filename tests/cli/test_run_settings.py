@@ -159,6 +159,12 @@ def test_more_pretraining_than_rounds_is_refused(checked):
     (fault,) = caught.value.faults
     assert "pretrain_rounds" in str(fault)
     assert "at most num_rounds, which is 2" in str(fault)
+    assert "--set pretrain_rounds=NUMBER" in fault.remedy
+
+
+def test_fewer_rounds_go_with_less_pretraining(checked):
+    plan = checked("psmos", rounds=2, values={"pretrain_rounds": 1}).plan
+    assert (plan.num_rounds, plan.pretrain_rounds) == (2, 1)
 
 
 # --- no rounds ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
 from fedpartial.training.plan import Plan
 
+PRETRAIN_ROUNDS = "pretrain_rounds"
 VARIABLE = re.compile(r"\{(\$?\w+)\}")
 
 
@@ -28,7 +29,7 @@ def check_job(job: Job, folder: Path) -> tuple[Plan | None, list[ConfigError]]:
             components = build(job, participant, folder)
             plan = _plan(job, components) if participant == SERVER else plan
         except ConfigError as fault:
-            faults.append(fault)
+            faults.append(_with_setting(job, fault))
     if plan is not None:
         faults += _pretraining_faults(job, plan)
     return plan, list({str(fault): fault for fault in faults}.values())
@@ -57,6 +58,14 @@ def _pretraining_faults(job: Job, plan: Plan) -> list[ConfigError]:
         remedy=f"Leave that phase out with --set pretrain_rounds=0, or add {', '.join(absent)} to --sites.",
     )
     return [fault]
+
+
+def _with_setting(job: Job, fault: ConfigError) -> ConfigError:
+    """Fewer rounds than the job pretrains in: a file is to be corrected only where no option can."""
+    if not fault.field.endswith(PRETRAIN_ROUNDS) or PRETRAIN_ROUNDS not in job.server:
+        return fault
+    remedy = f"Set it with --set {PRETRAIN_ROUNDS}=NUMBER (0 for no pretraining), or give more --rounds."
+    return ConfigError(**{**vars(fault), "remedy": remedy})
 
 
 def _undefined_variables(path: Path) -> Iterator[ConfigError]:

@@ -190,7 +190,7 @@ def _apps(left: Interrupted) -> dict[str, list[str]]:
 
 def _summary(left: Interrupted, plan: Plan, out: Path) -> list[str]:
     place = shlex.quote(str(out))
-    next_step = f"round {left.state.rounds + 1}" if left.state.rounds < plan.num_rounds else "the final evaluation"
+    next_step = f"round {left.state.rounds + 1}" if left.state.rounds < plan.num_rounds else "what follows the rounds"
     lines = [
         f"job      {out}",
         f"run      {plan.job}: {left.state.rounds} of {plan.num_rounds} rounds are finished, {next_step} is next",
