@@ -272,6 +272,12 @@ BAD = {
     "the global model": (lambda d: d["testing"].update(final=[]), "got scores of adapted all"),
     "another's local model": (lambda d: d["validation"].update({"local liver": {}}), "local liver; expected"),
     "a way less": (lambda d: (d["testing"].pop(NAMES[1]), d["validation"].pop(NAMES[1])), "expected adapted all"),
+    "a model among the numbers": (lambda d: d.update(weights=[0.25] * 100), "weights: got 'list'; expected no such"),
+    "a fact that is none": (lambda d: d.update(device="gpu01.spleen.org"), "device: got 'gpu01.spleen.org'"),
+    "cases that are no number": (
+        lambda d: d["validation_cases"][NAMES[0]].update(spleen="a few"),
+        "expected a number of cases",
+    ),
     "no case": (lambda d: d["testing"].clear(), "expected adapted all"),
     "no scores at all": (lambda d: d.clear(), "validation: got 'NoneType'"),
 }

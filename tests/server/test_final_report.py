@@ -393,10 +393,18 @@ def test_a_run_without_rounds_reports_the_model_that_it_started_from(tiny, tmp_p
 @pytest.mark.parametrize(
     "change", [{"device": "gpu01"}, {"device": ["cpu"]}, {"num_training": None}, {"setup_seconds": float("nan")}]
 )
-def test_facts_that_are_none_are_not_kept(tiny, tmp_path, change):
+def test_facts_that_are_none_are_refused_and_nothing_is_kept(tiny, tmp_path, change):
     report = without_rounds(tmp_path)
-    report.add_site_scores("north", answer("north", {"final": 0.6}, {"final": 1}) | FACTS | change)
+    with pytest.raises(MetricsRefused, match=next(iter(change))):
+        report.add_site_scores("north", answer("north", {"final": 0.6}, {"final": 1}) | FACTS | change)
+    assert report.history.facts == report.validation == report.testing == {}
+
+
+def test_a_site_that_says_little_of_itself_still_has_scores(tiny, tmp_path):
+    report = without_rounds(tmp_path)
+    report.add_site_scores("north", answer("north", {"final": 0.6}, {"final": 1}))
     assert report.history.facts == {}
+    assert report.testing["final"]["north"]
 
 
 def test_facts_of_a_run_with_rounds_stay_those_of_its_updates(report):

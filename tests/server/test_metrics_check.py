@@ -31,8 +31,15 @@ CASE = {
 }
 ANSWER = {
     "validation": {"final": {"liver": 1.0, "spleen": 0}},
+    "validation_cases": {"final": {"liver": 3, "spleen": 2}},
+    "validation_found": {"final": {"liver": 3, "spleen": 0}},
     "testing": {"final": [CASE], "local a": []},
     "device": "cpu",
+    "precision": "float32",
+    "source": "site file",
+    "setup_seconds": 1.5,
+    "num_training": 16,
+    "annotated": {"liver": 1},
 }
 BAD_DICE = [float("nan"), float("inf"), -0.1, 1.1, True, None, "0.5", [0.5], np.float32(0.5), 10**400]
 
@@ -114,10 +121,36 @@ def test_a_good_answer_passes():
         ("testing", {"final": [{name: {"lung": value["liver"]} for name, value in CASE.items()}]}),
         ("testing", {"final": [{name: CASE[name] for name in ("dice", "status")}]}),
         ("testing", {"final": {"liver": {"dice": 1.0}}}),
+        ("validation_cases", None),
+        ("validation_cases", {"another": {}}),
+        ("validation_cases", {"final": {"liver": 1.5}}),
+        ("validation_cases", {"final": {"lung": 1}}),
+        ("validation_found", {"final": [1, 2]}),
+        ("validation_found", {"final": {"liver": -1}}),
+        ("device", "gpu01"),
+        ("precision", ["float32"]),
+        ("source", None),
+        ("setup_seconds", float("nan")),
+        ("setup_seconds", -1.0),
+        ("num_training", 2.5),
+        ("num_training", -1),
+        ("annotated", {"liver": 7}),
+        ("annotated", {"lung": 1}),
     ],
 )
 def test_a_wrong_answer_is_refused_by_field(field, value):
     assert field in refused(check_scores, {**copy.deepcopy(ANSWER), field: value})
+
+
+@pytest.mark.parametrize("name", ["weights", "loss", "val_dice", "cases", 7])
+def test_an_answer_has_nothing_else(name):
+    """A tensor by another name, or a number that only an update has."""
+    assert f"{name}: got 'list'; expected no such field" in refused(check_scores, {**ANSWER, name: [0.5]})
+
+
+def test_facts_may_be_missing_and_a_site_that_only_scores_has_no_training_case():
+    check_scores("north", {"validation": {}, "testing": {}}, CLASSES)
+    check_scores("north", {**ANSWER, "num_training": 0, "annotated": {}}, CLASSES)
 
 
 @pytest.mark.parametrize("answer", [None, [], {"validation": {}}, {"testing": {}}])

@@ -24,7 +24,7 @@ from fedpartial.flare.site_executor import ADAPT
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import payload_bytes
 from fedpartial.networks.parts import check_has_parts
-from fedpartial.server.metrics_check import MetricsRefused, check_scores
+from fedpartial.server.metrics_check import SCORES, MetricsRefused, check_scores
 from fedpartial.training.adaptation import WHOLE_NETWORK, AdaptationPlan
 from fedpartial.training.model_file import load_model
 from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED
@@ -104,7 +104,7 @@ class SiteAdaptation(SiteTasks):
     def _check_models(self, site: str, answer: Mapping) -> None:
         """Only what was asked for, and all of it: no site speaks for the global model or for another's."""
         asked = {f"{ADAPTED}{way}" for way in self.adaptation.ways}
-        found = set(answer["testing"]) | set(answer["validation"])
+        found = {model for field in SCORES for model in answer.get(field, ())}
         if found != asked or set(answer["testing"]) != asked:
             shown, expected = ", ".join(sorted(found)), ", ".join(sorted(asked))
             raise MetricsRefused(

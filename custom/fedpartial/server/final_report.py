@@ -24,7 +24,7 @@ from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory, macro_dice
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED, FACT_NUMBERS, LOCAL, WORDS, is_number
+from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED, FACT_NUMBERS, LOCAL, WORDS
 
 
 class FinalReport:
@@ -65,10 +65,10 @@ class FinalReport:
         return summarise(cases, space)
 
     def _keep_facts(self, site: str, answer: Mapping) -> None:
-        """Without rounds no update has told what the site is; facts that are none are left out."""
-        words = all(str(answer.get(name)) in known for name, known in WORDS.items())
-        if words and all(is_number(answer.get(name)) for name in FACT_NUMBERS):
-            self.history.facts[site] = {name: answer[name] for name in (*WORDS, *FACT_NUMBERS)}
+        """Without rounds no update has told what the site is; an answer may lack it."""
+        names = (*WORDS, *FACT_NUMBERS)
+        if all(name in answer for name in names):
+            self.history.facts[site] = {name: answer[name] for name in names}
             self.history.first_facts.setdefault(site, self.history.facts[site])
 
     def select(self, models: Mapping[str, object]) -> str:
