@@ -25,7 +25,7 @@ from fedpartial.evaluation.adaptation import adaptation_section
 from fedpartial.evaluation.record import validate_report
 from fedpartial.flare.failure import REASON_HEADER
 from fedpartial.flare.final_evaluation import FinalEvaluation
-from fedpartial.flare.learner import ADAPTED_MODEL
+from fedpartial.flare.learner import ADAPTED_MODEL, validation_numbers
 from fedpartial.flare.leaving_content import KnownContent
 from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
@@ -38,9 +38,9 @@ from fedpartial.networks.fusion import LOG_ODDS
 from fedpartial.networks.parts import is_encoder
 from fedpartial.server.run_state import RUN_STATE
 from fedpartial.sites import SiteConfig
-from fedpartial.training.adaptation import AdaptationPlan
+from fedpartial.training.adaptation import CHECKS, AdaptationPlan
 from fedpartial.training.model_file import load_model
-from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED
+from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED, VALIDATION
 from fedpartial.training.site_session import SiteSession
 from private_heads import tensors
 
@@ -174,12 +174,24 @@ def test_the_models_at_the_site_have_the_scores_that_it_reported(run, tiny_sites
     plan, federated = AdaptationPlan(steps=STEPS, lr_factor=1.0), tensors(load_model(run.app / GLOBAL_MODEL)[0])
     for way, name in zip(ADAPTATION_WAYS, NAMES, strict=True):
         kept = load_model(hospital.app / ADAPTED_MODEL.format(way))[0]
-        assert_equal(
-            kept, {n: t.numpy() for n, t in session.adapt(federated, way, plan, lambda: False).weights.items()}
-        )
+        adapted, _ = session.adapt(federated, way, plan, lambda: False)
+        assert_equal(kept, {n: t.numpy() for n, t in adapted.weights.items()})
+        validation = {field: answer[by_model][name] for field, by_model in VALIDATION.items()}
+        assert validation == validation_numbers(session.validation_scores(tensors(kept)))
         assert [case.to_dict() for case in session.score(tensors(kept))] == answer["testing"][name]
         (prediction,) = session.predict(tensors(kept), session.scored_cases[0], LOG_ODDS)
         assert prediction.shape == (16, 14, 12)
+
+
+def test_a_way_validates_no_more_than_its_checks(tiny, tiny_sites, tmp_path, monkeypatch):
+    asked, validate = [], SiteSession.validation_scores
+    monkeypatch.setattr(
+        SiteSession, "validation_scores", lambda self, *given: asked.append(self) or validate(self, *given)
+    )
+    server = make_with({"liver": tiny_sites["liver"]}, tmp_path)
+    server.run(evaluate=False, ways=["all"])
+    assert len(asked) == CHECKS
+    assert not told(server, "failure")
 
 
 def test_the_rounds_are_those_of_the_job_without_adaptation(run, tiny_sites, tmp_path):

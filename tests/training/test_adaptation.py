@@ -91,16 +91,27 @@ def test_a_site_without_validation_cases_keeps_the_last_state(tiny, tiny_sites, 
     session = SiteSession(site=tiny_sites["liver"], plan=tiny_plan(), method=MargExc(), state_dir=tmp_path)
     session.cases = {**session.cases, "validation": []}
     weights = federated(session.trainer)
-    kept = session.adapt(weights, "all", PLAN, go_on)
-    assert kept.dice is None
+    kept, scores = session.adapt(weights, "all", PLAN, go_on)
+    assert (kept.dice, scores) == (None, {})
     assert_equal(kept.weights, session.trainer.local_weights())
 
 
 def test_the_validation_of_the_site_decides(tiny, tiny_sites, tmp_path, monkeypatch):
     session = SiteSession(site=tiny_sites["liver"], plan=tiny_plan(), method=MargExc(), state_dir=tmp_path)
-    answers = iter([{"liver": [0.5, 0.7], "liver_tumor": [0.2]}, {"liver": [0.3], "liver_tumor": [0.2]}])
+    given = [{"liver": [0.5, 0.7], "liver_tumor": [0.2]}, {"liver": [0.3], "liver_tumor": [0.2]}]
+    answers = iter(given)
     monkeypatch.setattr(session, "validation_scores", lambda state, stop: next(answers))
-    assert session.adapt(federated(session.trainer), "all", PLAN, go_on).dice == pytest.approx(0.4)
+    kept, scores = session.adapt(federated(session.trainer), "all", PLAN, go_on)
+    assert kept.dice == pytest.approx(0.4)
+    assert scores is given[0], "of the state that is kept"
+
+
+def test_the_scores_handed_over_are_those_of_the_kept_state(tiny, tiny_sites, tmp_path):
+    """Nobody has to validate it again."""
+    session = SiteSession(site=tiny_sites["liver"], plan=tiny_plan(), method=MargExc(), state_dir=tmp_path)
+    kept, scores = session.adapt(federated(session.trainer), "all", PLAN, go_on)
+    assert scores
+    assert scores == session.validation_scores(kept.weights)
 
 
 def test_a_network_without_encoder_and_decoder_cannot_adapt(tiny, tiny_sites, tmp_path):

@@ -211,9 +211,10 @@ class SiteLearner(Learner):
         weights, answer = weights_of_task(task), _no_scores()
         self._round = session.plan.num_rounds
         for way in plan.ways:
-            adapted = session.adapt(weights, way, plan, lambda: abort_signal.triggered)
+            adapted, validation = session.adapt(weights, way, plan, lambda: abort_signal.triggered)
             info = model_info(session.plan, session.plan.num_rounds, adapted.dice)
             save_model(self.root / ADAPTED_MODEL.format(way), to_arrays(adapted.weights), info)
+            _add_validation(answer, f"{ADAPTED}{way}", validation)
             self._add_scores(answer, f"{ADAPTED}{way}", adapted.weights, session, fl_ctx, abort_signal)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
@@ -241,9 +242,10 @@ class SiteLearner(Learner):
         session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
         answer = _no_scores()
         for name, arrays in task[MODELS].items():
-            validated = name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}")
-            given = {"validated": validated, "fusion": fusion}
-            self._add_scores(answer, name, to_tensors(arrays), session, fl_ctx, abort_signal, **given)
+            weights = to_tensors(arrays)
+            if name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}"):
+                _add_validation(answer, name, session.validation_scores(weights, lambda: abort_signal.triggered))
+            self._add_scores(answer, name, weights, session, fl_ctx, abort_signal, fusion)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
     def _add_scores(
@@ -254,17 +256,11 @@ class SiteLearner(Learner):
         session: SiteSession,
         fl_ctx: FLContext,
         abort_signal: Signal,
-        *,
-        validated: bool = True,
         fusion: Fusion = LOG_ODDS,
     ) -> None:
-        """One model's scores on the site's cases, under its name."""
+        """One model's scores on the site's test cases, under its name."""
         from fedpartial.evaluation.overlays import case_mean
 
-        if validated:
-            numbers = validation_numbers(session.validation_scores(weights, lambda: abort_signal.triggered))
-            for field, by_model in VALIDATION.items():
-                answer[by_model][name] = numbers[field]
         scores = session.score(weights, lambda: abort_signal.triggered, fusion)
         _stop_if(abort_signal)
         answer["testing"][name] = [s.to_dict() for s in scores]
@@ -275,6 +271,13 @@ class SiteLearner(Learner):
 def _no_scores() -> dict[str, dict]:
     """An answer to an evaluation, still without a model."""
     return {name: {} for name in (*VALIDATION.values(), "testing")}
+
+
+def _add_validation(answer: dict[str, dict], name: str, scores: Mapping[str, Sequence[float]]) -> None:
+    """One model's scores on the site's validation cases, under its name."""
+    numbers = validation_numbers(scores)
+    for field, by_model in VALIDATION.items():
+        answer[by_model][name] = numbers[field]
 
 
 def validation_numbers(scores: Mapping[str, Sequence[float]]) -> dict[str, dict]:

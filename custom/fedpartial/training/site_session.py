@@ -142,16 +142,23 @@ class SiteSession:
         steps = self.plan.finetune_steps
         return fine_tune(self.trainer, weights, steps, lambda state: self._validation_dice(state, stop), stop)
 
-    def adapt(self, weights: Mapping[str, Tensor], way: str, plan: AdaptationPlan, stop: Callable[[], bool]) -> Tuned:
-        """The site's own model from the federated one (adaptation.adapt)."""
+    def adapt(
+        self, weights: Mapping[str, Tensor], way: str, plan: AdaptationPlan, stop: Callable[[], bool]
+    ) -> tuple[Tuned, dict[str, list[float]]]:
+        """The site's own model from the federated one (adaptation.adapt), and the validation scores of what is kept."""
         from fedpartial.training.adaptation import adapt
 
-        return adapt(self.trainer, weights, way, plan, lambda state: self._validation_dice(state, stop), stop)
+        scored = []
+
+        def score(state: dict[str, Tensor]) -> float | None:
+            scored.append((state, self.validation_scores(state, stop)))
+            return _mean_over_classes(scored[-1][1])
+
+        tuned = adapt(self.trainer, weights, way, plan, score, stop)
+        return tuned, next(scores for state, scores in scored if state is tuned.weights)
 
     def _validation_dice(self, weights: Mapping[str, Tensor], stop: Callable[[], bool]) -> float | None:
-        """Mean over the classes of the quick Dice; None without validation cases."""
-        means = mean_dice(self.validation_scores(weights, stop)).values()
-        return sum(means) / len(means) if means else None
+        return _mean_over_classes(self.validation_scores(weights, stop))
 
     def validation_scores(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
@@ -225,3 +232,9 @@ class SiteSession:
 
     def _ready(self, network: nn.Module) -> nn.Module:
         return network.to(self.precision.device, memory_format=torch.channels_last_3d).eval()
+
+
+def _mean_over_classes(scores: Mapping[str, list[float]]) -> float | None:
+    """Of the quick Dice; None without validation cases."""
+    means = mean_dice(scores).values()
+    return sum(means) / len(means) if means else None
