@@ -68,6 +68,11 @@ PRETRAINED = SELDOM_VALIDATED | {
     for place in ("", "components/plan/args/")
     for name in ("pretrain_rounds", "pretrain_sites")
 }
+ALL_PRETRAINING = {
+    f"{SERVER}#/pretrain_sites",
+    f"{SERVER}#/components/plan/args/pretrain_rounds",
+    f"{SERVER}#/components/plan/args/pretrain_sites",
+}
 ADAPTED = {
     f"{SERVER}#/adapt_steps",
     f"{SERVER}#/adapt_lr_factor",
@@ -101,7 +106,7 @@ ALLOWED_DIFFERENCES = {
     "segviz_central": {*NAME, PRESET, *ONE_SITE, f"{METHOD}/args/unlabelled"},
     "psmos": {*NAME, *FIVE_SITES, *LENGTH, *BY_CASES, *PRETRAINED},
     "psmos_adapt": {*NAME, *FIVE_SITES, *LENGTH, *BY_CASES, *PRETRAINED, *ADAPTED},
-    "psmos_pretrain": {*NAME, *ONE_SITE, *LENGTH, *BY_CASES},
+    "psmos_pretrain": {*NAME, *ONE_SITE, *LENGTH, *BY_CASES, *ALL_PRETRAINING},
     "psmos_central": {*NAME, *ONE_SITE, *LENGTH, *BY_CASES, *PRETRAINED},
     "psmos_standalone": {
         *NAME,
@@ -186,7 +191,8 @@ def test_the_jobs_of_psmos_differ_in_adaptation_and_in_who_takes_part_alone():
     assert differences_of(JOBS_DIR / "psmos_adapt", psmos) == {*NAME, *ADAPTED}
     rounds = {f"{SERVER}#/num_rounds"}
     others = FIVE_SITES - {"meta.json#/deploy_map/app/1"}  # the fully annotated site comes first in both
-    assert differences_of(JOBS_DIR / "psmos_pretrain", psmos) == {*NAME, *others, *PRETRAINED, *rounds}
+    phases = {*SELDOM_VALIDATED, f"{SERVER}#/pretrain_rounds", f"{SERVER}#/components/plan/args/pretrain_rounds"}
+    assert differences_of(JOBS_DIR / "psmos_pretrain", psmos) == {*NAME, *others, *phases, *rounds}
     numbers = {f"{SERVER}#/{name}" for name in ("pretrain_rounds", "pretrain_sites/0", "validate_every")}
     assert differences_of(JOBS_DIR / "psmos_central", psmos) == {*NAME, *FIVE_SITES, *LENGTH, *numbers}
 
@@ -195,7 +201,8 @@ def test_the_first_phase_of_psmos_is_psmos_pretrain():
     psmos, alone = (read(JOBS_DIR / name / SERVER) for name in ("psmos", "psmos_pretrain"))
     assert psmos["pretrain_rounds"] == alone["num_rounds"]
     assert psmos["local_steps"] == alone["local_steps"]
-    assert psmos["pretrain_sites"] == read(JOBS_DIR / "psmos_pretrain" / META)["deploy_map"]["app"][1:]
+    assert psmos["pretrain_sites"] == alone["pretrain_sites"]
+    assert alone["pretrain_sites"] == read(JOBS_DIR / "psmos_pretrain" / META)["deploy_map"]["app"][1:]
 
 
 @pytest.mark.parametrize("kind", ["fedavg", "fedbn"])
