@@ -160,6 +160,8 @@ def test_a_model_that_exists_is_scored_and_adapted_without_a_round(run, hospital
     assert {(way, site) for way, by_site in report["adapted_sites"].items() for site in by_site} == {
         (way, "liver") for way in ADAPTATION_WAYS
     }
+    kept = {str(path.relative_to(tmp_path / "out" / "adapted")) for path in tmp_path.rglob("adapted_*.safetensors")}
+    assert kept == {f"liver/adapted_{way}.safetensors" for way in ADAPTATION_WAYS}, "the user is the site here"
 
 
 def test_a_run_without_its_pretraining_site_ends_with_its_name(hospitals, tmp_path):
