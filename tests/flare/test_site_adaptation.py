@@ -31,8 +31,9 @@ from fedpartial.flare.leaving_metrics import ReportedMetrics
 from fedpartial.flare.leaving_parts import NamedParts
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
 from fedpartial.flare.rounds import FederatedRounds
-from fedpartial.flare.site_adaptation import PHASE, SiteAdaptation
+from fedpartial.flare.site_adaptation import NO_COMMON_MODEL, PHASE, SiteAdaptation
 from fedpartial.flare.site_executor import ADAPT
+from fedpartial.flare.standalone import NoAggregation
 from fedpartial.methods.margexc import MargExc
 from fedpartial.networks.fusion import LOG_ODDS
 from fedpartial.networks.parts import is_encoder
@@ -365,6 +366,19 @@ def test_a_network_without_parts_ends_the_job_before_training(tiny, tiny_sites, 
     server.run()
     (panic,) = told(server, "panic")
     assert "preset: got 'a network of kind UNetConfig'" in panic["reason"]
+    assert not [m for hospital in server.link.hospitals.values() for m in hospital.messages]
+
+
+@pytest.mark.parametrize("kind", ["private heads", "nothing aggregated"])
+def test_a_job_without_a_common_model_ends_before_training(tiny, tiny_sites, tmp_path, kind):
+    server = make_with(
+        tiny_sites, tmp_path, **({"preset": "tiny_heads", "exchange": "trunk"} if "heads" in kind else {})
+    )
+    if kind == "nothing aggregated":
+        server.engine.components["shareable_generator"] = NoAggregation()
+    server.run(ways=["all"])
+    (panic,) = told(server, "panic")
+    assert panic["reason"] == NO_COMMON_MODEL
     assert not [m for hospital in server.link.hospitals.values() for m in hospital.messages]
 
 

@@ -30,6 +30,7 @@ from fedpartial.training.model_file import load_model
 from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED
 
 PHASE = "site adaptation"
+NO_COMMON_MODEL = "site adaptation starts from a global model of all classes, and this job makes none"
 
 
 class SiteAdaptation(SiteTasks):
@@ -59,12 +60,17 @@ class SiteAdaptation(SiteTasks):
         self._named: set[str] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """A network that cannot adapt ends the job before anything is trained."""
+        """What cannot be adapted ends the job before anything is trained."""
         super().handle_event(event_type, fl_ctx)
-        if event_type != EventType.START_RUN or not set(self.adaptation.ways) - {WHOLE_NETWORK}:
+        if event_type != EventType.START_RUN:
+            return
+        plan = plan_of_server(fl_ctx, self.plan_id).plan
+        if plan.private_heads or fl_ctx.get_engine().get_component(self.persistor_id).standalone(fl_ctx):
+            self.system_panic(NO_COMMON_MODEL, fl_ctx)
             return
         try:
-            check_has_parts(plan_of_server(fl_ctx, self.plan_id).plan.config.network)
+            if set(self.adaptation.ways) - {WHOLE_NETWORK}:
+                check_has_parts(plan.config.network)
         except ConfigError as error:
             self.system_panic(str(error), fl_ctx)
 
