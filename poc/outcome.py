@@ -17,16 +17,20 @@ APP = Path("workspace") / "app_server"
 def report(job: Path) -> int:
     from rich.console import Console
 
+    from fedpartial.cli.results import LOCAL_MODELS
     from fedpartial.evaluation.report import read_report
     from fedpartial.evaluation.table import console_table
     from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL
     from fedpartial.training.model_file import load_model
 
     app = job / APP
-    paths = {"report": app / "report.html", "model": app / GLOBAL_MODEL, "best model": app / BEST_MODEL}
+    local = {f"model of {path.stem.removeprefix('local_')}": path for path in sorted(app.glob(LOCAL_MODELS))}
+    models = local or {"model": app / GLOBAL_MODEL}  # standalone training has no global one
+    paths = {"report": app / "report.html", **models, "best model": app / BEST_MODEL}
     try:
         table = console_table(read_report(app / "report.json"))
-        load_model(paths["model"])
+        for path in models.values():
+            load_model(path)
     except (OSError, ValueError, ConfigError) as error:
         print(f"error: the job ended without what it should write: {error}", file=sys.stderr)
         return 1
