@@ -97,7 +97,7 @@ def test_only_a_site_that_starts_from_its_own_weights_keeps_them(make_trainer, w
 def test_the_schedule_of_a_pool_has_the_steps_of_its_sites_and_the_same_ends():
     schedule = Schedule(num_rounds=3, local_steps=2)
     pooled = schedule.pooled(4)
-    assert pooled == Schedule(num_rounds=3, local_steps=8)
+    assert pooled == Schedule(num_rounds=3, local_steps=8, sites=4)
     assert schedule.pooled(1) == schedule
     rates = [s.learning_rate(TINY.optimizer, step) for s in (schedule, pooled) for step in (0, s.total_steps)]
     assert rates == [TINY.optimizer.lr, TINY.optimizer.min_lr] * 2
