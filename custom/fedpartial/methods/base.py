@@ -80,6 +80,22 @@ class Method(Protocol):
         """
 
 
+class Objective:
+    """What most methods answer: no teacher, no reference, a joint head, one pass. A method says where it differs."""
+
+    def needs_teacher(self, context: RoundContext) -> bool:
+        return False
+
+    def needs_reference(self) -> bool:
+        return False
+
+    def needs_heads(self) -> bool:
+        return False
+
+    def passes(self) -> int:
+        return 1
+
+
 def linear_ramp(start: float, end: float, round_number: int, num_rounds: int) -> float:
     """Linear over rounds 0..R-1; the end value when there is one round (METHODS 1.3)."""
     if num_rounds <= 1:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fedpartial.errors import ConfigError
 from fedpartial.losses.conditional_distillation import Conditional, Denominator, conditional_distillation
-from fedpartial.methods.base import LossTerms, RoundContext, check_choice, linear_ramp
+from fedpartial.methods.base import LossTerms, Objective, RoundContext, check_choice, linear_ramp
 from fedpartial.methods.fedavg import FedAvg
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConDistFL:
+class ConDistFL(Objective):
     """FedAvg's objective plus the ramped distillation term (defaults: the paper; METHODS 1.2-1.3)."""
 
     temperature: float = 0.5
@@ -46,15 +46,6 @@ class ConDistFL:
 
     def needs_teacher(self, context: RoundContext) -> bool:
         return self.weight(context) != 0
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def passes(self) -> int:
-        return 1
-
-    def needs_heads(self) -> bool:
-        return False
 
     def loss(
         self,

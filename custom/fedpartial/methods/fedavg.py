@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fedpartial.losses.deep_supervision import deep_supervision_weights
 from fedpartial.losses.marginal import AbsentClass, CrossEntropyOn, marginal_dice_ce, merged_target
-from fedpartial.methods.base import LossTerms, RoundContext, check_choice
+from fedpartial.methods.base import LossTerms, Objective, RoundContext, check_choice
 
 Unlabelled = Literal["merged", "background"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg:
+class FedAvg(Objective):
     """Dice + CE on every head.
 
     unlabelled: "merged" is the marginal loss. "background" is FedAvg* of the paper: the standard loss over all
@@ -39,18 +39,6 @@ class FedAvg:
         check_choice("unlabelled", self.unlabelled, Unlabelled)
         check_choice("absent_class", self.absent_class, AbsentClass)
         check_choice("ce_on", self.ce_on, CrossEntropyOn)
-
-    def needs_teacher(self, context: RoundContext) -> bool:
-        return False
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def passes(self) -> int:
-        return 1
-
-    def needs_heads(self) -> bool:
-        return False
 
     def loss(
         self,

@@ -21,12 +21,12 @@ from fedpartial.errors import ConfigError
 from fedpartial.losses.exclusion import exclude, exclusion_ce
 from fedpartial.losses.marginal import merge, voxel_cross_entropy
 from fedpartial.losses.smoothed import organ_against_rest, smoothed_exclusion, smoothed_marginal_dice
-from fedpartial.methods.base import LossTerms, RoundContext
+from fedpartial.methods.base import LossTerms, Objective, RoundContext
 from fedpartial.networks.menu import AUXILIARY, OrganOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedMenu:
+class FedMenu(Objective):
     """Weights of the marginal, the exclusion and the auxiliary losses, all 1 as published."""
 
     marginal_weight: float = 1.0
@@ -43,15 +43,6 @@ class FedMenu:
                     expected="a number of at least 0",
                     remedy="The published weights are all 1.",
                 )
-
-    def needs_teacher(self, context: RoundContext) -> bool:
-        return False
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def needs_heads(self) -> bool:
-        return False
 
     def passes(self) -> int:
         return 2

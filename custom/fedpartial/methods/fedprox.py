@@ -13,12 +13,12 @@ from torch import Tensor
 
 from fedpartial.errors import ConfigError
 from fedpartial.losses.proximal import proximal_term
-from fedpartial.methods.base import LossTerms, RoundContext
+from fedpartial.methods.base import LossTerms, Objective, RoundContext
 from fedpartial.methods.fedavg import FedAvg
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedProx:
+class FedProx(Objective):
     """FedAvg's objective plus mu times half the squared distance to the global model (mu 0.01: FLARE's default)."""
 
     mu: float = 0.01
@@ -34,17 +34,8 @@ class FedProx:
                 remedy="0.01 is FLARE's default; 0 is FedAvg.",
             )
 
-    def needs_teacher(self, context: RoundContext) -> bool:
-        return False
-
     def needs_reference(self) -> bool:
         return self.mu > 0
-
-    def passes(self) -> int:
-        return 1
-
-    def needs_heads(self) -> bool:
-        return False
 
     def loss(
         self,

@@ -18,7 +18,7 @@ from fedpartial.losses.combination import LOSS_NAMES, LossOptions, exclusion_los
 from fedpartial.losses.deep_supervision import deep_supervision_weights
 from fedpartial.losses.exclusion import Penalised
 from fedpartial.losses.marginal import AbsentClass, CrossEntropyOn
-from fedpartial.methods.base import LossTerms, RoundContext, check_choice
+from fedpartial.methods.base import LossTerms, Objective, RoundContext, check_choice
 from fedpartial.methods.fedavg import Unlabelled, taken_for_background
 
 PREFIX = "exclusion_"
@@ -29,7 +29,7 @@ def _paper() -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MargExc:
+class MargExc(Objective):
     """Weights by the name of a loss (dice, ce, focal, topk, lovasz); what has weight 0 or no weight is not computed.
 
     marginal, exclusion: the paper's best three by default, all with weight 1. focal_gamma, topk_fraction: of the
@@ -61,18 +61,6 @@ class MargExc:
         check_choice("unlabelled", self.unlabelled, Unlabelled)
         check_choice("absent_class", self.absent_class, AbsentClass)
         check_choice("ce_on", self.ce_on, CrossEntropyOn)
-
-    def needs_teacher(self, context: RoundContext) -> bool:
-        return False
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def passes(self) -> int:
-        return 1
-
-    def needs_heads(self) -> bool:
-        return False
 
     def loss(
         self,

@@ -17,24 +17,15 @@ from torch import Tensor
 
 from fedpartial.errors import ConfigError
 from fedpartial.losses.head_dice import head_cross_entropy, head_dice
-from fedpartial.methods.base import LossTerms, RoundContext
+from fedpartial.methods.base import LossTerms, Objective, RoundContext
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegViz:
+class SegViz(Objective):
     """Mean over the heads with an annotated case in the batch: Dice (the papers' loss), cross entropy if weighted."""
 
     dice_weight: float = 1.0
     ce_weight: float = 0.0
-
-    def needs_teacher(self, context: RoundContext) -> bool:
-        return False
-
-    def needs_reference(self) -> bool:
-        return False
-
-    def passes(self) -> int:
-        return 1
 
     def needs_heads(self) -> bool:
         return True
