@@ -348,13 +348,15 @@ def test_site_table_matches_the_federation():
     splits = {name: (s.training, s.validation, s.testing) for name, s in PHANTOM_SITES.items()}
     assert splits.pop("external") == (0, 0, 6)
     assert splits.pop("full") == (8, 3, 3)
+    assert splits.pop("amos") == (16, 3, 3)
+    assert splits.pop("public") == (12, 0, 0)
     assert splits == dict.fromkeys(("kidney", "liver", "pancreas", "spleen"), (16, 3, 3))
     assert all(tuple(PHANTOM_SITES[name].labels.values()) == ABDOMEN.classes for name in ("external", "full"))
 
 
 def test_no_two_sites_have_the_same_scanner():
     scanners = {(s.noise_hu, s.blur_mm, s.spacing_mm, *sorted(s.phase.items())) for s in PHANTOM_SITES.values()}
-    assert len(scanners) == len(PHANTOM_SITES) == 6
+    assert len(scanners) == len(PHANTOM_SITES) == 8
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,21 @@ import platformdirs
 from fedpartial.errors import ConfigError, check_keys, unique_keys
 from fedpartial.phantom import PHANTOM_POOLS, PHANTOM_SITES, phantom_dir
 
-ALLOWED = ("labels", "data_root", "datalist", "device", "num_workers", "cache_dir")
+ALLOWED = ("labels", "data_root", "datalist", "device", "num_workers", "cache_dir", "model_dir")
 REQUIRED = ("labels", "data_root")
-POOL_ALLOWED = ("pool", "device", "num_workers")
+POOL_ALLOWED = ("pool", "device", "num_workers", "model_dir")
 CACHE_VARIABLE = "FEDPARTIAL_CACHE"
+HOME_VARIABLE = "FEDPARTIAL_HOME"
 DEVICE_VARIABLE = "FEDPARTIAL_DEVICE"
 EXAMPLE = '{"labels": {"1": "liver", "2": "liver_tumor"}, "data_root": "/path/to/data", "datalist": "datalist.json"}'
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteConfig:
-    """What one site annotates and where its data and cache lie."""
+    """What one site annotates and where its data and cache lie.
+
+    model_dir: the folder in which its own models outlive the jobs that made them.
+    """
 
     name: str
     source: Literal["phantom", "site file"]
@@ -39,6 +43,7 @@ class SiteConfig:
     device: str = "auto"
     num_workers: int = 0
     cache_dir: Path
+    model_dir: Path
 
     @property
     def members(self) -> tuple[SiteConfig, ...]:
@@ -56,11 +61,22 @@ class SitePool:
     members: tuple[SiteConfig, ...]
     device: str = "auto"
     num_workers: int = 0
+    model_dir: Path
 
 
 def default_cache_dir() -> Path:
     """Where phantoms and prepared cases live between runs: $FEDPARTIAL_CACHE, else the user's cache folder."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("fedpartial")).absolute()
+
+
+def default_home() -> Path:
+    """Where models that outlive a job lie: $FEDPARTIAL_HOME, else the user's data folder."""
+    return Path(os.environ.get(HOME_VARIABLE) or platformdirs.user_data_dir("fedpartial")).absolute()
+
+
+def default_model_dir(site: str) -> Path:
+    """The folder of a site that names none."""
+    return default_home() / "sites" / site
 
 
 def site_file(config_dir: Path, name: str) -> Path:
@@ -82,7 +98,8 @@ def read_site(name: str, config_dir: Path) -> SiteConfig | SitePool:
         return _with_device_from_environment(phantom_site(name))
     if name in PHANTOM_POOLS:
         members = tuple(phantom_site(member) for member in PHANTOM_POOLS[name])
-        pool = SitePool(name=name, source="phantom", where=f"phantom pool {name}", members=members)
+        where, models = f"phantom pool {name}", default_model_dir(name)
+        pool = SitePool(name=name, source="phantom", where=where, members=members, model_dir=models)
         return _with_device_from_environment(pool)
     raise ConfigError(
         where=str(path),
@@ -105,6 +122,7 @@ def phantom_site(name: str) -> SiteConfig:
         data_root=root,
         datalist=root / "datalist.json",
         cache_dir=cache,
+        model_dir=default_model_dir(name),
     )
 
 
@@ -153,6 +171,7 @@ def _parse_site(name: str, path: Path, given: object) -> SiteConfig:
         device=_device(path, given.get("device", "auto")),
         num_workers=_num_workers(path, given),
         cache_dir=_path(path, given, "cache_dir", base=path.parent) if "cache_dir" in given else default_cache_dir(),
+        model_dir=_model_dir(name, path, given),
     )
 
 
@@ -173,7 +192,12 @@ def _parse_pool(name: str, path: Path, given: dict) -> SitePool:
         members=tuple(_parse_site(member, files[member], content) for member, content in contents.items()),
         device=_device(path, given.get("device", "auto")),
         num_workers=_num_workers(path, given),
+        model_dir=_model_dir(name, path, given),
     )
+
+
+def _model_dir(name: str, path: Path, given: dict) -> Path:
+    return _path(path, given, "model_dir", base=path.parent) if "model_dir" in given else default_model_dir(name)
 
 
 def _are_neighbours(names: object, path: Path) -> bool:

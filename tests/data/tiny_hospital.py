@@ -47,6 +47,7 @@ def write_site(root: Path, datalist: dict, labels: dict[int, str] | None = None)
         data_root=root,
         datalist=root / "datalist.json",
         cache_dir=root / "cache",
+        model_dir=root / "models",
     )
 
 

@@ -146,7 +146,8 @@ def test_pretraining_is_training_on_these_cases_alone(make_trainer, weights, cas
 
 def test_a_pool_pretrains_with_its_fully_annotated_member(tiny, tiny_sites, weights, tmp_path):
     members = (full_site(tiny_sites), tiny_sites["spleen"])
-    pool = SitePool(name="central", source="site file", where="sites/central.json", members=members, device="cpu")
+    where = {"where": "sites/central.json", "model_dir": tmp_path}
+    pool = SitePool(name="central", source="site file", members=members, device="cpu", **where)
     method, plan = Masks(), tiny_plan(local_steps=4, pretrain_rounds=1, pretrain_sites=["central"])
     session = SiteSession(site=pool, plan=plan, method=method, state_dir=tmp_path)
     session.train(weights, 0, go_on)

@@ -129,9 +129,10 @@ def test_an_organ_that_a_case_does_not_annotate_has_no_merged_score(session, hal
 
 
 @pytest.fixture
-def pool(tiny_sites):
+def pool(tiny_sites, tmp_path):
     members = tuple(tiny_sites[name] for name in ("liver", "spleen"))
-    return SitePool(name="central", source="site file", where="sites/central.json", members=members, device="cpu")
+    where = {"where": "sites/central.json", "model_dir": tmp_path}
+    return SitePool(name="central", source="site file", members=members, device="cpu", **where)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nvflare.apis.event_type import EventType
@@ -37,6 +37,10 @@ class RunPlan(FLComponent):
         pretrain_sites: Sequence[str] = (),
         validate_every: int = 1,
         resumed_jobs: Sequence[str] = (),
+        federation: str = "",
+        classes: Sequence[str] = (),
+        site_presets: Mapping[str, str] | None = None,
+        site_classes: Mapping[str, Sequence[str]] | None = None,
     ):
         super().__init__()
         self.plan = Plan(
@@ -52,6 +56,10 @@ class RunPlan(FLComponent):
             pretrain_sites=pretrain_sites,
             validate_every=validate_every,
             resumed_jobs=resumed_jobs,
+            federation=federation,
+            classes=classes,
+            site_presets=site_presets or {},
+            site_classes=site_classes or {},
         )
 
     def attach(self, task: Shareable) -> None:

@@ -12,8 +12,7 @@ from fedpartial.phantom.organs import paint_organs
 from fedpartial.phantom.profiles import PHANTOM_SITES, PhantomSite
 from fedpartial.phantom.scanner import place_patient, scan, scan_grid
 from fedpartial.phantom.surroundings import paint_surroundings
-from fedpartial.phantom.tissue import tissue_channels
-from fedpartial.presets import ABDOMEN
+from fedpartial.phantom.tissue import raw_values, tissue_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,10 @@ def make_case(site: str, index: int, *, seed: int = 0) -> PhantomCase:
     canvas = place_patient(shape, affine, _stream(site, index, seed, "pose"))
     paint_surroundings(canvas, _stream(site, index, seed, "surroundings"))
     paint_organs(canvas, _stream(site, index, seed, "organs"))
-    full_label = tissue_channels()[canvas.tissue]
     return PhantomCase(
         image=scan(canvas, affine, profile, _stream(site, index, seed, "image")),
-        full_label=full_label,
-        label=_raw_values(profile)[full_label],
+        full_label=tissue_channels()[canvas.tissue],
+        label=raw_values(profile)[canvas.tissue],
         affine=affine,
     )
 
@@ -66,11 +64,3 @@ def case_grid(site: str, index: int, *, seed: int = 0) -> tuple[tuple[int, int, 
 def _stream(site: str, index: int, seed: int, stage: str) -> np.random.Generator:
     """One random stream per stage, so that a change to the scanner leaves the patients as they were."""
     return np.random.default_rng([seed, zlib.crc32(site.encode()), index, zlib.crc32(stage.encode())])
-
-
-def _raw_values(site: PhantomSite) -> np.ndarray:
-    """Lookup from channel to the site's raw label value."""
-    lookup = np.zeros(ABDOMEN.num_channels, dtype=np.uint8)
-    for raw, name in site.labels.items():
-        lookup[ABDOMEN.index(name)] = raw
-    return lookup

@@ -11,8 +11,8 @@ from fedpartial.presets import ABDOMEN
 class PhantomSite:
     """One hospital of the phantom.
 
-    labels: raw label value -> class name. phase: HU added to a tissue (lower-case name in ``tissue.HU``)
-    by this site's contrast timing. noise_hu: standard deviation of the noise in the image; blur_mm: standard
+    labels: raw label value -> class name; a lesion that is not named is drawn as a part of its organ, and a site
+    without labels has images only. phase: HU added to a tissue (lower-case name in ``tissue.HU``) by this site's contrast timing. noise_hu: standard deviation of the noise in the image; blur_mm: standard
     deviation of the reconstruction kernel; spacing_mm: typical voxel size in the slice and between slices.
     """
 
@@ -67,6 +67,23 @@ PHANTOM_SITES: dict[str, PhantomSite] = {
         blur_mm=1.45,
         spacing_mm=(2.9, 4.6),
     ),
+    "amos": PhantomSite(
+        labels={1: "liver", 2: "spleen", 3: "pancreas", 4: "kidney", 5: "aorta", 6: "vena_cava"},
+        phase={"liver": -4.0, "spleen": 3.0, "pancreas": -2.0, "kidney": 8.0, "aorta": 6.0, "cava": 3.0},
+        noise_hu=11.5,
+        blur_mm=1.6,
+        spacing_mm=(2.9, 5.0),
+    ),
+    "public": PhantomSite(
+        labels={},
+        training=12,
+        validation=0,
+        testing=0,
+        phase={"liver": 2.0, "spleen": -2.0, "kidney": -3.0, "aorta": 3.0},
+        noise_hu=11.0,
+        blur_mm=1.5,
+        spacing_mm=(3.0, 4.8),
+    ),
     "external": PhantomSite(
         labels=dict(enumerate(ABDOMEN.classes, start=1)),
         training=0,
@@ -78,11 +95,13 @@ PHANTOM_SITES: dict[str, PhantomSite] = {
         spacing_mm=(3.1, 4.8),
     ),
 }
-"""The four partially labelled sites of ConDistFL, the fully labelled one of FL-PSMOS (METHODS 3.4), and an external
-set, fully labelled too, that only tests."""
+"""The four partially labelled sites of ConDistFL, the fully labelled one of FL-PSMOS (METHODS 3.4), the one of MMDS
+that draws organs and vessels and no lesions (4.4), images without labels for distillation (4.3), and an external set,
+labelled as far as ConDistFL goes, that only tests."""
 
 PHANTOM_POOLS = {
     "central": ("kidney", "liver", "pancreas", "spleen"),
     "psmos_central": ("full", "kidney", "liver", "pancreas", "spleen"),
+    "mmds_central": ("amos", "kidney", "liver", "pancreas", "spleen"),
 }
 """Sites whose data lies in one place, for centralised training."""

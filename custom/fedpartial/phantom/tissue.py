@@ -72,10 +72,22 @@ def tissue_texture() -> np.ndarray:
     return np.array([TEXTURE_HU.get(t.name.lower(), DEFAULT_TEXTURE_HU) for t in Tissue], dtype=np.float32)
 
 
-def tissue_channels() -> np.ndarray:
-    """Channel of ``presets.ABDOMEN`` of every tissue, uint8 (number of tissues,).
+CLASS_NAMES = {T.HEPATIC_VEIN: "liver", T.CAVA: "vena_cava"}
+"""Where a class is not called as its tissue. Vessels inside the liver count as liver, as radiologists draw it."""
 
-    Vessels inside the liver count as liver, as radiologists draw it.
-    """
-    names = [{Tissue.HEPATIC_VEIN: Tissue.LIVER}.get(tissue, tissue).name.lower() for tissue in Tissue]
-    return np.array([ABDOMEN.index(n) if n in ABDOMEN.classes else 0 for n in names], dtype=np.uint8)
+
+def tissue_classes() -> list[str]:
+    """The class that every tissue would be drawn as."""
+    return [CLASS_NAMES.get(tissue, tissue.name.lower()) for tissue in Tissue]
+
+
+def tissue_channels() -> np.ndarray:
+    """Channel of ``presets.ABDOMEN`` of every tissue, uint8 (number of tissues,)."""
+    return np.array([ABDOMEN.index(n) if n in ABDOMEN.classes else 0 for n in tissue_classes()], dtype=np.uint8)
+
+
+def raw_values(site: PhantomSite) -> np.ndarray:
+    """Raw label value of every tissue at a site, uint8 (number of tissues,)."""
+    raw = {name: value for value, name in site.labels.items()}
+    organs = {lesion: organ.name for organ in ABDOMEN.organs for lesion in organ.lesions}
+    return np.array([raw.get(n, raw.get(organs.get(n), 0)) for n in tissue_classes()], dtype=np.uint8)

@@ -53,9 +53,10 @@ def _lock(folder: Path):
 
 
 def _write(folder: Path, site: str, seed: int, progress: Callable[[int, int], None] | None) -> None:
-    for kind in ("images", "labels"):
+    profile = get_site(site)
+    for kind in ("images", "labels") if profile.labels else ("images",):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    total = get_site(site).num_cases
+    total = profile.num_cases
     log.info("Writing the phantom of site %s: %d cases in %s", site, total, folder)
     for index in range(total):
         _write_case(folder, site, index, seed)
@@ -68,11 +69,11 @@ def _write(folder: Path, site: str, seed: int, progress: Callable[[int, int], No
 
 
 def _write_case(folder: Path, site: str, index: int, seed: int) -> None:
-    image, label = (folder / kind / _file_name(index) for kind in ("images", "labels"))
-    if image.exists() and label.exists():
+    paths = [folder / name for name in _entry(site, index).values()]
+    if all(path.exists() for path in paths):
         return
     case = make_case(site, index, seed=seed)
-    for path, array in ((image, case.image), (label, case.label)):
+    for path, array in zip(paths, (case.image, case.label), strict=False):
         if not path.exists():
             _save(path, array, case.affine)
 
@@ -98,9 +99,15 @@ def _file_name(index: int) -> str:
     return f"case_{index:03d}.nii.gz"
 
 
+def _entry(site: str, index: int) -> dict[str, str]:
+    """Image and label of a case in the datalist; the image alone where the site draws nothing."""
+    kinds = ("image", "label") if get_site(site).labels else ("image",)
+    return {kind: f"{kind}s/{_file_name(index)}" for kind in kinds}
+
+
 def _datalist(site: str) -> dict:
     profile = get_site(site)
-    cases = [{"image": f"images/{_file_name(i)}", "label": f"labels/{_file_name(i)}"} for i in range(profile.num_cases)]
+    cases = [_entry(site, i) for i in range(profile.num_cases)]
     trained, validated = profile.training, profile.training + profile.validation
     return {
         "name": f"fedpartial phantom, site {site}",

@@ -18,13 +18,16 @@ from fedpartial.presets.config import (
     Plateau,
     Preset,
     UNetConfig,
+    UniversalConfig,
 )
 from fedpartial.presets.menu import MENU_PAPER, PHANTOM_MENU
+from fedpartial.presets.mmds import GREAT_VESSELS, MMDS_PAPER, MMDS_PAPER_SWIN, PHANTOM_MMDS, PHANTOM_MMDS_SWIN
 from fedpartial.presets.psmos import PHANTOM_PSMOS, PSMOS_PAPER, SIDED_ORGANS
 from fedpartial.presets.segviz import PHANTOM_SEGVIZ, SEGVIZ_PAPER
 
 __all__ = [
     "ABDOMEN",
+    "GREAT_VESSELS",
     "ORGANS",
     "PRESETS",
     "SIDED_ORGANS",
@@ -35,6 +38,7 @@ __all__ = [
     "Plateau",
     "Preset",
     "UNetConfig",
+    "UniversalConfig",
     "get_preset",
 ]
 
@@ -50,6 +54,10 @@ PRESETS = {
         PSMOS_PAPER,
         PHANTOM_MENU,
         MENU_PAPER,
+        PHANTOM_MMDS,
+        PHANTOM_MMDS_SWIN,
+        MMDS_PAPER,
+        MMDS_PAPER_SWIN,
     )
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import get_args
 
 from fedpartial.errors import ConfigError, check_keys
 from fedpartial.networks.split import Exchange, has_private_heads
-from fedpartial.presets import Preset, UNetConfig, get_preset
+from fedpartial.presets import Preset, UNetConfig, UniversalConfig, get_preset
 from fedpartial.training.schedule import Schedule
 
 LEAST = {
@@ -21,6 +21,7 @@ LEAST = {
     "validate_every": 1,
 }
 """The smallest value of every number of a plan."""
+FEDERATION = re.compile(r"[A-Za-z0-9_-]{0,64}")
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -35,6 +36,11 @@ class Plan:
     round and of the last one. No round at all is an evaluation or adaptation of the model that the run starts from.
     ``resumed_jobs`` are the FLARE ids of the interrupted jobs that this one continues, the latest first: in their
     folders at the sites lies the state of the optimisers.
+
+    With the universal network (METHODS 4): ``federation`` names the server's model store and the sites' folders that
+    outlive the job; "" is a job that has none. ``classes`` are those that a network of the whole run has, none given
+    for all of the label space. ``site_presets`` gives a site another preset, which may differ in its network only, and
+    ``site_classes`` the classes it trains, where these are not all that it annotates.
     """
 
     job: str
@@ -49,14 +55,19 @@ class Plan:
     pretrain_sites: tuple[str, ...] = ()
     validate_every: int = 1
     resumed_jobs: tuple[str, ...] = ()
+    federation: str = ""
+    classes: tuple[str, ...] = ()
+    site_presets: Mapping[str, str] = field(default_factory=dict)
+    site_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
         self._check_exchange()
-        for field, least in LEAST.items():
-            value = getattr(self, field)
+        self._check_universal()
+        for name, least in LEAST.items():
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise _wrong(field, value, f"an integer of at least {least}")
+                raise _wrong(name, value, f"an integer of at least {least}")
         self._check_pretraining()
         object.__setattr__(self, "resumed_jobs", _job_ids(self.resumed_jobs))
 
@@ -84,6 +95,31 @@ class Plan:
         if self.pretrain_rounds > self.num_rounds:
             raise _wrong("pretrain_rounds", self.pretrain_rounds, f"at most num_rounds, which is {self.num_rounds}")
 
+    def _check_universal(self) -> None:
+        check_federation(self.federation)
+        given = (self.federation, self.classes, self.site_presets, self.site_classes)
+        if any(given) and not isinstance(get_preset(self.preset).network, UniversalConfig):
+            raise _wrong("preset", self.preset, "a preset of the universal network (phantom_mmds, mmds)")
+        for name in ("site_presets", "site_classes"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise _wrong(name, getattr(self, name), "an object with a value for a site's name")
+        object.__setattr__(self, "classes", self._class_names("classes", self.classes))
+        by_site = {site: self._class_names("site_classes", names) for site, names in self.site_classes.items()}
+        object.__setattr__(self, "site_classes", by_site)
+        for preset in self.site_presets.values():
+            if not differs_in_network_only(get_preset(preset), get_preset(self.preset)):
+                raise _wrong("site_presets", preset, f"a preset that differs from {self.preset!r} in its network only")
+
+    def _class_names(self, where: str, names: object) -> tuple[str, ...]:
+        known = self.config.label_space.classes
+        if not isinstance(names, list | tuple) or len(set(names)) < len(names) or set(names) - set(known):
+            raise _wrong(where, names, f"a list of different classes out of {', '.join(known)}")
+        return tuple(name for name in known if name in names)
+
+    def for_site(self, site: str) -> Plan:
+        """The plan with the preset that this site has."""
+        return replace(self, preset=self.site_presets.get(site, self.preset), site_presets={})
+
     def is_pretraining(self, round_number: int) -> bool:
         """Whether only ``pretrain_sites`` take part in this round, counted from 0."""
         return round_number < self.pretrain_rounds
@@ -107,8 +143,9 @@ class Plan:
         return Schedule(local_steps=self.local_steps, **rounds)
 
     def to_dict(self) -> dict:
-        lists = {"pretrain_sites": list(self.pretrain_sites), "resumed_jobs": list(self.resumed_jobs)}
-        return {**asdict(self), **lists}
+        lists = {name: list(getattr(self, name)) for name in ("pretrain_sites", "resumed_jobs", "classes")}
+        site_classes = {site: list(names) for site, names in self.site_classes.items()}
+        return {**asdict(self), **lists, "site_presets": dict(self.site_presets), "site_classes": site_classes}
 
     @classmethod
     def from_dict(cls, given: object) -> Plan:
@@ -119,8 +156,20 @@ class Plan:
     @classmethod
     def from_stored(cls, given: Mapping) -> Plan:
         """The plan in a file; one of an earlier version may lack an option that came later."""
-        options = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        options = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+        options |= {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
         return cls.from_dict(options | dict(given))
+
+
+def check_federation(name: object) -> None:
+    """It becomes the name of a folder at server and sites: ConfigError for anything else."""
+    if not isinstance(name, str) or not FEDERATION.fullmatch(name):
+        raise _wrong("federation", name, "a name of up to 64 letters, digits, - and _")
+
+
+def differs_in_network_only(one: Preset, other: Preset) -> bool:
+    """Whether models of both can stand side by side: the same classes, grid and intensities."""
+    return replace(one, name="", network=other.network) == replace(other, name="")
 
 
 def _wrong(field: str, got: object, expected: str) -> ConfigError:
