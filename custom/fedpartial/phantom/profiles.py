@@ -12,8 +12,9 @@ class PhantomSite:
     """One hospital of the phantom.
 
     labels: raw label value -> class name; a lesion that is not named is drawn as a part of its organ, and a site
-    without labels has images only. phase: HU added to a tissue (lower-case name in ``tissue.HU``) by this site's contrast timing. noise_hu: standard deviation of the noise in the image; blur_mm: standard
-    deviation of the reconstruction kernel; spacing_mm: typical voxel size in the slice and between slices.
+    without labels has images only. phase: HU added to a tissue (lower-case name in ``tissue.HU``) by this site's
+    contrast timing. noise_hu: standard deviation of the noise in the image; blur_mm: standard deviation of the
+    reconstruction kernel; spacing_mm: typical voxel size in the slice and between slices.
     """
 
     labels: dict[int, str]
