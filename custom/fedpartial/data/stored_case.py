@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -57,6 +57,11 @@ class StoredCase:
         """Voxel indices (n, 3), int16, of a channel in ``present``: all of them, or a fixed random 20,000."""
         start, stop = self.foreground_rows[channel]
         return self._coordinates[start:stop]
+
+    def annotating(self, labelled: np.ndarray) -> StoredCase:
+        """The case as one that annotates these classes, bool (C,), and no others."""
+        rows = {channel: span for channel, span in self.foreground_rows.items() if labelled[channel]}
+        return replace(self, labelled=labelled, foreground_rows=rows)
 
     def __getstate__(self) -> dict:
         """Worker processes map the arrays themselves; sending them would copy whole volumes."""

@@ -17,7 +17,7 @@ from fedpartial.training.plan import Plan
 def initial_shared(plan: Plan) -> dict[str, np.ndarray]:
     """The seeded tensors that travel: the whole network, or what is shared of one with private heads."""
     # The trunk is the same whatever head stands on it.
-    heads = plan.config.label_space.classes[:1] if plan.private_heads else None
+    heads = plan.config.label_space.classes[:1] if plan.private_heads else plan.head_classes
     state = canonical_state(build_network(plan.config, seed=plan.seed, head_classes=heads))
     return {name: tensor.numpy() for name, tensor in state.items() if is_shared(name, plan.exchange)}
 

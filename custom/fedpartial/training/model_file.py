@@ -20,12 +20,16 @@ from fedpartial.training.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Where a model comes from; ``round_number`` counts finished rounds, val_dice None if not scored."""
+    """Where a model comes from; ``round_number`` counts finished rounds, val_dice None if not scored.
+
+    recipe: of a model that a site has trained by itself, what decides it (own_models.recipe_of).
+    """
 
     plan: dict
     classes: tuple[str, ...]
     round_number: int
     val_dice: float | None = None
+    recipe: str = ""
     version: str = fedpartial.__version__
 
 

@@ -98,6 +98,8 @@ class Plan:
     def _check_universal(self) -> None:
         check_federation(self.federation)
         given = (self.federation, self.classes, self.site_presets, self.site_classes)
+        if self.federation and self.num_rounds != 1:
+            raise _wrong("num_rounds", self.num_rounds, "1: a site of a federation with a model store uploads once")
         if any(given) and not isinstance(get_preset(self.preset).network, UniversalConfig):
             raise _wrong("preset", self.preset, "a preset of the universal network (phantom_mmds, mmds)")
         for name in ("site_presets", "site_classes"):
@@ -132,6 +134,13 @@ class Plan:
     def private_heads(self) -> bool:
         """Whether every site has heads of its own, one per class that it annotates."""
         return has_private_heads(self.exchange)
+
+    @property
+    def head_classes(self) -> tuple[str, ...] | None:
+        """The classes of the universal network that all sites train together; None for another network."""
+        if not isinstance(self.config.network, UniversalConfig):
+            return None
+        return self.classes or self.config.label_space.classes
 
     @property
     def config(self) -> Preset:

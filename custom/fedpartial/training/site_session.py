@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from fedpartial.methods.base import Method
 from fedpartial.networks.assembled import build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
+from fedpartial.networks.universal import universal_classes
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
@@ -64,9 +65,10 @@ class SiteSession:
         for member in site.members:
             self._open(member)
         self.setup_seconds = time.monotonic() - started
-        self._method, self._state_dir, self._on_step, self._start_from = method, state_dir, on_step, start_from
+        self.method, self.state_dir, self._on_step, self._start_from = method, state_dir, on_step, start_from
         self._trainer: LocalTrainer | None = None
         self._network: nn.Module | None = None
+        self._network_classes: tuple[str, ...] | None = None
 
     def _open(self, member: SiteConfig) -> None:
         """Prepare the cases of one site, which keep their site's label values."""
@@ -76,8 +78,15 @@ class SiteSession:
                 ensure_phantom(member.data_root.parent, member.name, progress=self._progress("phantom case"))
         prepared = prepare_cases(member, self.preset, splits=SPLITS, progress=self._progress("prepared case"))
         for split, cases in prepared.cases.items():
-            self.cases[split] += cases
+            self.cases[split] += self._to_train(member.name, cases) if split != "testing" else cases
             self._tables |= {case.folder: table for case in cases}  # two sites may share a label file
+
+    def _to_train(self, member: str, cases: Sequence[StoredCase]) -> list[StoredCase]:
+        """Cases as they are trained and validated with: annotating no more than the plan's site_classes."""
+        if member not in self.plan.site_classes:
+            return list(cases)
+        mask = self.preset.label_space.labelled_mask(self.plan.site_classes[member], where="site_classes")
+        return [case.annotating(case.labelled & mask) for case in cases]
 
     def split(self, name: str) -> list[StoredCase]:
         """The cases of one split that have labels."""
@@ -104,13 +113,13 @@ class SiteSession:
         if self._trainer is None:
             self._trainer = LocalTrainer(
                 preset=self.preset,
-                method=self._method,
+                method=self.method,
                 cases=self.split("training"),
                 site=self.site.name,
                 seed=self.plan.seed,
                 schedule=self.plan.schedule.pooled(len(self.site.members)),
                 precision=self.precision,
-                state_dir=self._state_dir,
+                state_dir=self.state_dir,
                 num_workers=self.site.num_workers,
                 start_from=self._start_from,
                 exchange=self.plan.exchange,
@@ -121,9 +130,11 @@ class SiteSession:
 
     @property
     def head_classes(self) -> tuple[str, ...] | None:
-        """The classes of the site's private heads, those that its training cases annotate. None for a joint head."""
-        if not self.plan.private_heads:
-            return None
+        """The classes of the site's own heads, those that its training cases annotate. None for a joint head.
+
+        A universal network that all sites train together has the plan's classes."""
+        if not self.plan.private_heads and not self.plan.federation:
+            return self.plan.head_classes
         annotated = {n for case in self.cases["training"] for n in self.preset.label_space.names(case.labelled)}
         return tuple(name for name in self.preset.label_space.classes if name in annotated)
 
@@ -173,13 +184,24 @@ class SiteSession:
 
         A site without test cases is scored on its validation cases. ``fusion`` is for a model of private heads.
         """
-        network = self._loaded(weights)
+        known = universal_classes(weights) or None
+        return self.score_network(self._loaded(weights), stop, fusion, classes=known)
+
+    def score_network(
+        self,
+        network: nn.Module,
+        stop: Callable[[], bool],
+        fusion: Fusion = LOG_ODDS,
+        *,
+        classes: Collection[str] | None = None,
+    ) -> list[CaseScores]:
+        """The same of a network; ``classes`` are those that it knows, None for all."""
         scores = []
         for case in self.scored_cases:
             if stop():
                 break
             (prediction,) = self._predict(network, case, fusion)
-            scores.append(self.score_prediction(case, prediction))
+            scores.append(self.score_prediction(case, prediction, classes=classes))
         return scores
 
     def predict(self, weights: Mapping[str, Tensor], case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
@@ -225,8 +247,10 @@ class SiteSession:
         """
         if is_assembled(weights):
             return self._ready(build_assembled(self.preset, weights))
-        if self._network is None:
-            self._network = self._ready(build_network(self.preset, seed=0, head_classes=self.head_classes))
+        classes = universal_classes(weights) or self.head_classes
+        if self._network is None or self._network_classes != classes:
+            self._network = self._ready(build_network(self.preset, seed=0, head_classes=classes))
+            self._network_classes = classes
         load_canonical(self._network, weights)
         return self._network
 
