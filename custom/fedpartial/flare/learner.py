@@ -174,7 +174,7 @@ class SiteLearner(Learner):
             return make_reply(ReturnCode.EMPTY_RESULT)
         weights = session.starting_weights(weights_of_task(task), number)
         scores = session.validation_scores(weights, lambda: abort_signal.triggered)
-        _stop_if(abort_signal)
+        stop_if(abort_signal)
         self._validation = validation_numbers(scores)
         dice = self._validation["val_dice"]
         mean = sum(dice.values()) / max(len(dice), 1)
@@ -208,13 +208,13 @@ class SiteLearner(Learner):
 
     def _adapt(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         session, plan = self._open(task, fl_ctx), AdaptationPlan.from_dict(task.get(ADAPTATION))
-        weights, answer = weights_of_task(task), _no_scores()
+        weights, answer = weights_of_task(task), no_scores()
         self._round = session.plan.num_rounds
         for way in plan.ways:
             adapted, validation = session.adapt(weights, way, plan, lambda: abort_signal.triggered)
             info = model_info(session.plan, session.plan.num_rounds, adapted.dice)
             save_model(self.root / ADAPTED_MODEL.format(way), to_arrays(adapted.weights), info)
-            _add_validation(answer, f"{ADAPTED}{way}", validation)
+            add_validation(answer, f"{ADAPTED}{way}", validation)
             self._add_scores(answer, f"{ADAPTED}{way}", adapted.weights, session, fl_ctx, abort_signal)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
@@ -240,11 +240,11 @@ class SiteLearner(Learner):
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Validation Dice of every model in the task and full scores on the site's test cases."""
         session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
-        answer = _no_scores()
+        answer = no_scores()
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
             if name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}"):
-                _add_validation(answer, name, session.validation_scores(weights, lambda: abort_signal.triggered))
+                add_validation(answer, name, session.validation_scores(weights, lambda: abort_signal.triggered))
             self._add_scores(answer, name, weights, session, fl_ctx, abort_signal, fusion)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
@@ -262,18 +262,18 @@ class SiteLearner(Learner):
         from fedpartial.evaluation.overlays import case_mean
 
         scores = session.score(weights, lambda: abort_signal.triggered, fusion)
-        _stop_if(abort_signal)
+        stop_if(abort_signal)
         answer["testing"][name] = [s.to_dict() for s in scores]
         means = [m for m in map(case_mean, scores) if m is not None]
         self.log_info(fl_ctx, f"{self.site}: model {name!r}: mean Dice {sum(means) / max(len(means), 1):.3f}")
 
 
-def _no_scores() -> dict[str, dict]:
+def no_scores() -> dict[str, dict]:
     """An answer to an evaluation, still without a model."""
     return {name: {} for name in (*VALIDATION.values(), "testing")}
 
 
-def _add_validation(answer: dict[str, dict], name: str, scores: Mapping[str, Sequence[float]]) -> None:
+def add_validation(answer: dict[str, dict], name: str, scores: Mapping[str, Sequence[float]]) -> None:
     """One model's scores on the site's validation cases, under its name."""
     numbers = validation_numbers(scores)
     for field, by_model in VALIDATION.items():
@@ -298,7 +298,7 @@ def _failed(reason: str) -> Shareable:
     return reply
 
 
-def _stop_if(abort_signal: Signal) -> None:
+def stop_if(abort_signal: Signal) -> None:
     """Scores of a part of the cases are no scores."""
     if abort_signal.triggered:
         raise TrainingStopped("stopped while scoring")

@@ -1,4 +1,4 @@
-"""The executor of jobs with tasks after the rounds: FLARE's LearnerExecutor knows train, validate and submit_model."""
+"""The executor of jobs with tasks beside the rounds: FLARE's LearnerExecutor knows train, validate and submit_model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from nvflare.apis.signal import Signal
 from nvflare.app_common.executors.learner_executor import LearnerExecutor
 
 FINE_TUNE, COLLECT, ADAPT = "fine_tune", "collect", "adapt"
-LATER_TASKS = (FINE_TUNE, COLLECT, ADAPT)
-"""Server side: HeadCollection asks for the first two, SiteAdaptation for the third."""
+LEARN, RECEIVE = "learn", "receive"
+LATER_TASKS = (FINE_TUNE, COLLECT, ADAPT, LEARN, RECEIVE)
+"""Server side: HeadCollection asks for the first two, SiteAdaptation for the third, SingleRound for the others."""
 
 
 class SiteExecutor(LearnerExecutor):
-    """Also runs the later tasks, with the method of the SiteLearner that has the task's name."""
+    """Also runs these tasks, with the method of the learner that has the task's name."""
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         if task_name not in LATER_TASKS:

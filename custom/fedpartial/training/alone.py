@@ -71,7 +71,7 @@ def train_alone(
         metrics = trainer.run_round(start, portion, stop).metrics
         seconds += metrics["seconds"]
     weights = trainer.stored_private_part()
-    own.keep_local(weights, replace(model_info(session.plan, portions), recipe=made_by, classes=session.head_classes))
+    own.keep_local(weights, replace(model_info(session.plan, 1, classes=session.head_classes), recipe=made_by))
     steps = (portions - first) * session.plan.schedule.pooled(len(session.site.members)).local_steps
     return Trained(weights=weights, steps=steps, metrics={**metrics, "seconds": seconds})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 import fedpartial
 from fedpartial.errors import ConfigError
+from fedpartial.labels import BACKGROUND
 from fedpartial.networks.canonical import describe_mismatch
 from fedpartial.training.checkpoint import read_tensors, write_tensors
 from fedpartial.training.plan import Plan
@@ -33,10 +34,13 @@ class ModelInfo:
     version: str = fedpartial.__version__
 
 
-def model_info(plan: Plan, round_number: int, val_dice: float | None = None) -> ModelInfo:
+def model_info(
+    plan: Plan, round_number: int, val_dice: float | None = None, *, classes: Sequence[str] | None = None
+) -> ModelInfo:
+    """classes: foreground classes of the network, where they are not all of the label space."""
     return ModelInfo(
         plan=plan.to_dict(),
-        classes=plan.config.label_space.channels,
+        classes=plan.config.label_space.channels if classes is None else (BACKGROUND, *classes),
         round_number=round_number,
         val_dice=val_dice,
     )

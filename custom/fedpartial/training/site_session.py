@@ -175,7 +175,7 @@ class SiteSession:
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False
     ) -> dict[str, list[float]]:
         """Quick Dice of every validation case that counts, per labelled class."""
-        return quick_scores(self._loaded(weights), self.split("validation"), self.preset, self.precision, stop)
+        return quick_scores(self.loaded(weights), self.split("validation"), self.preset, self.precision, stop)
 
     def score(
         self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False, fusion: Fusion = LOG_ODDS
@@ -185,7 +185,7 @@ class SiteSession:
         A site without test cases is scored on its validation cases. ``fusion`` is for a model of private heads.
         """
         known = universal_classes(weights) or None
-        return self.score_network(self._loaded(weights), stop, fusion, classes=known)
+        return self.score_network(self.loaded(weights), stop, fusion, classes=known)
 
     def score_network(
         self,
@@ -206,7 +206,7 @@ class SiteSession:
 
     def predict(self, weights: Mapping[str, Tensor], case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
         """By each fusion channels (uint8) of a case on its image file's grid; with "per-head" masks (C H W D)."""
-        return self._predict(self._loaded(weights), case, *fusions)
+        return self._predict(self.loaded(weights), case, *fusions)
 
     def _predict(self, network: nn.Module, case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
         return predict_on_original_grid(network, case, self.preset, self.precision, *fusions)
@@ -240,21 +240,22 @@ class SiteSession:
         """The image file of a case in HU, on its own grid."""
         return load_image(case.image_path).array
 
-    def _loaded(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    def loaded(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """The evaluation network with these weights; the trainer's own network is left alone.
 
         The names say which network it is: this site's, or an assembled one with the heads of many.
         """
         if is_assembled(weights):
-            return self._ready(build_assembled(self.preset, weights))
+            return self.ready(build_assembled(self.preset, weights))
         classes = universal_classes(weights) or self.head_classes
         if self._network is None or self._network_classes != classes:
-            self._network = self._ready(build_network(self.preset, seed=0, head_classes=classes))
+            self._network = self.ready(build_network(self.preset, seed=0, head_classes=classes))
             self._network_classes = classes
         load_canonical(self._network, weights)
         return self._network
 
-    def _ready(self, network: nn.Module) -> nn.Module:
+    def ready(self, network: nn.Module) -> nn.Module:
+        """The network on the site's device, for evaluation."""
         return network.to(self.precision.device, memory_format=torch.channels_last_3d).eval()
 
 
