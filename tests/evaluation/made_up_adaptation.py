@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -51,6 +52,25 @@ def adapted_record(method: str = "federated", seed: int = 0, **parts) -> RunReco
         "unadapted_cases": cases if adapts else {},
     }
     return RunRecord(**given | parts)
+
+
+def trained_alone_record() -> RunRecord:
+    """The same sites after MMDS: the global model, each site's local one, and both together."""
+    record = adapted_record()
+    levels = {"local": LEVELS["federated"] + 0.1, "personalised": LEVELS["federated"] + 0.05}
+    found = {way: _cases(level, 0) for way, level in levels.items()}
+    adapted = {way: {s: [_with_assd(c) for c in cases] for s, cases in by.items()} for way, by in found.items()}
+    means = {site: {name: e["dice"]["mean"] for name, e in of.items()} for site, of in record.sites.items()}
+    return adapted_record(
+        job="mmds",
+        adapted_sites={way: _summaries(by_site) for way, by_site in adapted.items()},
+        adapted_cases=adapted,
+        cross_site={"final": means, "adapted local": means, "adapted personalised": means},
+    )
+
+
+def _with_assd(case: CaseScores) -> CaseScores:
+    return replace(case, assd_mm={name: 10 * (1 - value) for name, value in case.dice.items()})
 
 
 def adapted_run(method: str = "federated", seed: int = 0, *, adapt_steps: int = 20, **parts) -> ComparedRun:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_adaptation import GAINS, JITTER, LEVELS, SITES, SPACE, adapted_record
+from made_up_adaptation import GAINS, JITTER, LEVELS, SITES, SPACE, adapted_record, trained_alone_record
 from rich.console import Console
 
-from fedpartial.evaluation.adaptation import adaptation_section
+from fedpartial.evaluation.adaptation import ADAPTED, OWN_MODELS, adaptation_section
 from fedpartial.evaluation.annotated import FULLY, PARTIALLY, all_classes
 from fedpartial.evaluation.cautions import find_cautions
 from fedpartial.evaluation.page import render_page
@@ -19,6 +19,7 @@ from fedpartial.evaluation.record import RunRecord, validate_report
 from fedpartial.evaluation.report import read_report, write_report
 from fedpartial.evaluation.table import console_table
 from fedpartial.evaluation.withhold import withhold
+from fedpartial.training import reported
 
 MODELS = ["federated model", "adapted all", "adapted encoder frozen", "adapted decoder frozen"]
 
@@ -179,3 +180,44 @@ def test_absence_after_the_pretraining_is_still_told(record):
 def test_all_classes_are_those_of_the_label_space_in_use(record):
     assert all_classes(record.to_report()) == SPACE.classes
     assert LEVELS["federated"] == record.selected_model["val_dice"]
+
+
+# --- sites that have trained alone (MMDS) ------------------------------------------------------------------
+
+
+def test_the_names_of_own_models_are_those_that_sites_report():
+    assert tuple(OWN_MODELS) == reported.SITE_OWN
+    assert ADAPTED == reported.ADAPTED
+    assert all(reported.MODEL_NAME.fullmatch(f"adapted {way}") for way in (*OWN_MODELS, *GAINS))
+    assert not set(OWN_MODELS) & set(reported.ADAPTATION_WAYS), "no job can ask for them as a way of adaptation"
+
+
+def test_own_models_have_names_of_their_own_and_a_distance_more():
+    section = adaptation_section(trained_alone_record().to_report(), SPACE.classes)
+    assert section["own"]
+    assert section["models"] == ["global model", "local model", "personalised"]
+    means = section["sites"]["spleen"]["models"]["local model"]["mean"]
+    assert means["dice"] == pytest.approx(0.9, abs=0.03)
+    assert means["assd_mm"] == pytest.approx(10 * (1 - means["dice"]))
+
+
+def test_page_and_console_never_call_own_models_adapted(tmp_path):
+    record = trained_alone_record()
+    page = write_report(record, tmp_path).html.read_text(encoding="utf-8")
+    assert "Every site’s own models</h2>" in page
+    assert page.count('<th scope="row">personalised</th>') == 3 + 1, (
+        "a row of each kind, a row of the cross-site matrix"
+    )
+    for not_shown in ('id="adaptation"', '"#adaptation"', "adapted_scores.csv"):
+        page = page.replace(not_shown, "")
+    assert "dapt" not in page.split("<nav", 1)[1]
+    text = shown(record)
+    assert "own models" in text
+    assert "dapt" not in text
+    assert "…" not in text
+
+
+def test_adaptation_keeps_its_own_words(record):
+    section = adaptation_section(record.to_report(), SPACE.classes)
+    assert (section["own"], section["title"], section["names"]) == (False, "Site adaptation", {})
+    assert "ASSD" not in shown(record)

@@ -1,6 +1,8 @@
-"""Site adaptation in a report: the model that every site has made of the federated one, beside the federated one.
+"""What every site has of its own in a report, beside the federated model: a model adapted from it (site adaptation), or
+one that the site has trained alone, and that one before the federated one (MMDS, METHODS 4.6).
 
-That is the last one, which the sites were given: where an earlier round was selected, not the model of other tables.
+The federated model is the last one, which the sites were given: where an earlier round was selected, not the model of
+other tables.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FEDERATED = "federated model"
-METRICS = ("dice", "hd95_mm")
+GLOBAL = "global model"
+OWN_MODELS = {"local": "local model", "personalised": "personalised"}
+"""Way -> name of the models of a site that has trained alone (training/reported.py SITE_OWN)."""
+ADAPTED = "adapted "
+"""Before the way of both kinds in the names of the cross-site matrix."""
+METRICS = ("dice", "hd95_mm", "assd_mm")
 ALL = "all cases"
 
 
 def adaptation_section(report: Mapping, classes: Iterable[str]) -> dict:
-    """The adaptation of report.json for page and console; {} in a run without.
+    """The sites' own models of report.json for page and console; {} in a run without.
 
-    classes: of the label space. models: the federated one and one for each way. groups: for all cases, and where both
+    classes: of the label space. own: whether the sites have trained alone, and not adapted. models: the federated one,
+    always the first, and one for each way. names: of the cross-site matrix -> what to call it. groups: for all cases, and where both
     kinds exist for fully and partially annotated ones: ``{"title", "sites": {site: cases}, "models": {model: means}}``
     over the sites that have scores of all models. classes: those with a score in any group. sites: ``{site:
     {"annotates": text, "models": {model: means or None}}}``.
@@ -32,11 +40,14 @@ def adaptation_section(report: Mapping, classes: Iterable[str]) -> dict:
     """
     if not report.get("adapted_sites"):  # reports of earlier versions have none
         return {}
-    classes, models = list(classes), _models(report)
+    classes, models, own = list(classes), _models(report), _trained_alone(report)
     common = [site for site in report["sites"] if all(site in summaries for summaries, _ in models.values())]
     groups = [_group(kind, models, common, classes) for kind in (ALL, *KINDS)]
     groups = [group for group in groups if group["sites"]]
     return {
+        "own": own,
+        "title": "Every site\N{RIGHT SINGLE QUOTATION MARK}s own models" if own else "Site adaptation",
+        "names": {f"{ADAPTED}{way}": name for way, name in OWN_MODELS.items()} if own else {},
         "models": list(models),
         "groups": groups if len(groups) > 2 else groups[:1],  # one kind alone would repeat all cases
         "classes": {name for group in groups for means in group["models"].values() for name in means["classes"]},
@@ -44,11 +55,15 @@ def adaptation_section(report: Mapping, classes: Iterable[str]) -> dict:
     }
 
 
+def _trained_alone(report: Mapping) -> bool:
+    return report["adapted_sites"].keys() <= OWN_MODELS.keys()
+
+
 def _models(report: Mapping) -> dict[str, tuple[Mapping, Mapping]]:
     """Name -> (site -> summary, site -> cases)."""
     adapted = report["adapted_cases"]
-    return {FEDERATED: _federated(report)} | {
-        f"adapted {class_label(way)}": (summaries, adapted.get(way, {}))
+    return {GLOBAL if _trained_alone(report) else FEDERATED: _federated(report)} | {
+        OWN_MODELS.get(way, f"{ADAPTED}{class_label(way)}"): (summaries, adapted.get(way, {}))
         for way, summaries in report["adapted_sites"].items()
     }
 
@@ -61,13 +76,13 @@ def _federated(report: Mapping) -> tuple[Mapping, Mapping]:
 
 def _sites(models: Mapping[str, tuple]) -> list[str]:
     """Sites with an adapted model of any way."""
-    adapted = (summaries for name, (summaries, _) in models.items() if name != FEDERATED)
+    adapted = (summaries for summaries, _ in list(models.values())[1:])
     return list(dict.fromkeys(site for summaries in adapted for site in summaries))
 
 
 def _group(kind: str, models: Mapping[str, tuple], sites: list[str], classes: list[str]) -> dict:
     chosen = {name: _of_kind(kind, *parts, sites, classes) for name, parts in models.items()}
-    counts = {site: _num_cases(summary) for site, summary in chosen[FEDERATED].items()}
+    counts = {site: _num_cases(summary) for site, summary in next(iter(chosen.values())).items()}
     return {"title": kind, "sites": counts, "models": {n: _means(s.values(), classes) for n, s in chosen.items()}}
 
 
@@ -109,17 +124,18 @@ def adaptation_table(report: Mapping) -> Table | None:
     section = adaptation_section(report, all_classes(report)) if report.get("adapted_sites") else {}
     if not section:
         return None
-    table = Table(title="Site adaptation", caption="mean over classes: Dice, HD95 in mm", box=SIMPLE_HEAD)
+    metric, digits, shown = ("assd_mm", 2, "ASSD") if section["own"] else ("hd95_mm", 1, "HD95")
+    table = Table(title=section["title"], caption=f"mean over classes: Dice, {shown} in mm", box=SIMPLE_HEAD)
     table.add_column("test cases", no_wrap=True)
     for model in section["models"]:
         table.add_column(Text(model.replace(" ", "\n")), justify="right", no_wrap=True)
     parts = {group["title"]: group for group in section["groups"]} | section["sites"]
     for title, part in parts.items():
-        table.add_row(Text(title), *(_cell(part["models"][model]) for model in section["models"]))
+        table.add_row(Text(title), *(_cell(part["models"][model], metric, digits) for model in section["models"]))
     return table
 
 
-def _cell(means: Mapping | None) -> str:
+def _cell(means: Mapping | None, metric: str, digits: int) -> str:
     if means is None:
         return UNDEFINED
-    return f"{number(means['mean']['dice'])} {number(means['mean']['hd95_mm'], 1):>5}"
+    return f"{number(means['mean']['dice'])} {number(means['mean'][metric], digits):>5}"

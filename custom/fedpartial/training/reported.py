@@ -9,7 +9,7 @@ import re
 
 FACT_NUMBERS = ("setup_seconds", "num_training")
 LOSSES = ("dice", "ce", "focal", "topk", "lovasz")
-LOSS_PARTS = (*LOSSES, *(f"exclusion_{name}" for name in LOSSES), "condist", "proximal", "auxiliary")
+LOSS_PARTS = (*LOSSES, *(f"exclusion_{name}" for name in LOSSES), "condist", "proximal", "auxiliary", "bce")
 NEEDED_NUMBERS = ("loss", "seconds", "optimizer_round", "bytes_down", "tensors_taken", *FACT_NUMBERS)
 """tensors_taken: how many tensors of the message the network holds bit for bit when a round's training starts."""
 UPDATE_NUMBERS = (*NEEDED_NUMBERS, *LOSS_PARTS)
@@ -28,11 +28,12 @@ GLOBAL_MODELS = ("final", "best")
 LOCAL = "local "
 """Before the site's name in the name of its local model."""
 ADAPTED = "adapted "
-"""Before the way in the name of a model that a site has adapted to its own data."""
+"""Before the way in the name of a model that a site has adapted to its own data, or has of its own."""
 ADAPTATION_WAYS = ("all", "encoder_frozen", "decoder_frozen")
-MODEL_NAME = re.compile(
-    rf"{'|'.join(GLOBAL_MODELS)}|{ADAPTED}({'|'.join(ADAPTATION_WAYS)})|{LOCAL}[A-Za-z0-9_@.-]{{1,64}}"
-)
+SITE_OWN = ("local", "personalised")
+"""The ways of a site that has trained alone: its own model, and that one before the global one (METHODS 4.6)."""
+OWN_WAYS = (*ADAPTATION_WAYS, *SITE_OWN)
+MODEL_NAME = re.compile(rf"{'|'.join(GLOBAL_MODELS)}|{ADAPTED}({'|'.join(OWN_WAYS)})|{LOCAL}[A-Za-z0-9_@.-]{{1,64}}")
 LARGEST = 2**53
 """Beyond it a whole number is no number but a message."""
 
