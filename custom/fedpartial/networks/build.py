@@ -10,20 +10,27 @@ from fedpartial.errors import ConfigError
 from fedpartial.networks.dynunet import build_dynunet
 from fedpartial.networks.menu import build_menu
 from fedpartial.networks.residual_unet import build_residual_unet
-from fedpartial.presets import AnyNetwork, MenuConfig, Preset, UNetConfig
+from fedpartial.networks.universal import build_universal
+from fedpartial.presets import AnyNetwork, MenuConfig, Preset, UNetConfig, UniversalConfig
+
+WITH_HEADS = (UNetConfig, UniversalConfig)
+"""Networks that can have outputs of single classes."""
 
 
 def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | None = None) -> nn.Module:
     """The preset's network with seeded initial weights; the caller's random state is kept.
 
-    ``head_classes`` gives a residual U-Net one private head for each class instead of a joint one. In evaluation mode
-    the network returns (N, C, H, W, D), whose argmax over C is the label; see ``training_outputs`` for training.
+    ``head_classes`` gives a residual U-Net one private head for each class instead of a joint one, and a universal
+    network these classes instead of all. In evaluation mode the network returns (N, C, H, W, D), whose argmax over C is
+    the label; see ``training_outputs`` for training.
     Raises ConfigError for heads that the preset's network cannot have.
     """
     if head_classes is not None:
         _check_heads(preset, head_classes)
     if isinstance(preset.network, UNetConfig):
         return build_residual_unet(preset, seed=seed, head_classes=head_classes)
+    if isinstance(preset.network, UniversalConfig):
+        return build_universal(preset, seed=seed, classes=head_classes)
     if isinstance(preset.network, MenuConfig):
         return build_menu(preset, seed=seed)
     return build_dynunet(preset, seed=seed)
@@ -32,20 +39,21 @@ def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | No
 def training_outputs(output: Tensor, config: AnyNetwork) -> tuple[Tensor, ...]:
     """What a network in training mode returned, as a method's loss takes it: full resolution first.
 
-    Logits (N, C, H, W, D) each; those of a network with private heads are one (N, heads, 2, H, W, D).
+    Logits (N, C, H, W, D) each; those of a network with private heads are one (N, heads, 2, H, W, D), those of a
+    universal network one (N, K, H, W, D).
     """
     return output.unbind(dim=1) if config.num_outputs > 1 else (output,)
 
 
 def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:
     classes = preset.label_space.classes
-    if not isinstance(preset.network, UNetConfig):
+    if not isinstance(preset.network, WITH_HEADS):
         raise ConfigError(
             where=f"preset {preset.name}",
             field="network",
             got=type(preset.network).__name__,
-            expected="UNetConfig, the network that has private heads",
-            remedy="Choose a preset of SegViz, or exchange all tensors.",
+            expected="UNetConfig or UniversalConfig, the networks that have outputs of single classes",
+            remedy="Choose a preset of SegViz or MMDS, or exchange all tensors.",
         )
     if not head_classes or len(set(head_classes)) != len(head_classes) or set(head_classes) - set(classes):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""SGD with Nesterov momentum, and Adam, with a state of named tensors.
+"""SGD with Nesterov momentum, Adam and AdamW, with a state of named tensors.
 
 The arithmetic is torch's own functional form. torch.optim's classes would do, but making one imports torch's
 compiler, one and a half seconds that the simulator with one thread pays for every site and round.
@@ -61,7 +61,7 @@ class NesterovSGD:
 
 
 class Adam:
-    """What NesterovSGD is, bit for bit torch.optim.Adam.
+    """What NesterovSGD is, bit for bit torch.optim.Adam; torch.optim.AdamW where the preset says "adamw".
 
     The state of a parameter is ``exp_avg/<name>``, ``exp_avg_sq/<name>`` and ``step/<name>``, its own count of steps.
     """
@@ -99,6 +99,7 @@ class Adam:
             weight_decay=self.config.weight_decay,
             eps=self.config.eps,
             maximize=False,
+            decoupled_weight_decay=self.config.kind == "adamw",
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -134,4 +135,4 @@ Optimizer = NesterovSGD | Adam
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig) -> Optimizer:
     """The optimiser that the preset names."""
-    return {"sgd": NesterovSGD, "adam": Adam}[config.kind](parameters, config)
+    return {"sgd": NesterovSGD, "adam": Adam, "adamw": Adam}[config.kind](parameters, config)

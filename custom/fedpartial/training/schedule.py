@@ -41,13 +41,14 @@ class Schedule:
         return state.after(loss, self.local_steps // self.sites, plateau)
 
     def learning_rate(self, optimizer: OptimizerConfig, step: int, factor: float = 1.0) -> float:
-        """Of a global step of the run: cosine (METHODS 1.4) or poly (METHODS 5) over the steps of its phase.
+        """Of a global step of the run: cosine (METHODS 1.4), with warm-up (METHODS 4.2), or poly (METHODS 5) over the
+        steps of its phase.
 
         For schedule "plateau" lr times ``factor``, which the site's own loss decides (PlateauState).
         """
         if optimizer.schedule == "plateau":
             return max(optimizer.lr * factor, optimizer.min_lr)
-        fall = {"cosine": cosine, "poly": poly}[optimizer.schedule]
+        fall = {"cosine": cosine, "warmup_cosine": warmup_cosine, "poly": poly}[optimizer.schedule]
         first = self.pretrain_rounds * self.local_steps
         if step < first:
             return fall(optimizer, step, first)
@@ -58,6 +59,14 @@ def cosine(optimizer: OptimizerConfig, step: int, total: int) -> float:
     """From lr at step 0 to min_lr at step ``total`` and later."""
     share = 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
     return optimizer.min_lr + (optimizer.lr - optimizer.min_lr) * share
+
+
+def warmup_cosine(optimizer: OptimizerConfig, step: int, total: int) -> float:
+    """Linear from 0 to lr over the first ``warmup`` of all steps (a share, rounded), then cosine over the others."""
+    warm = round(optimizer.warmup * total)
+    if step < warm:
+        return optimizer.lr * step / warm
+    return cosine(optimizer, step - warm, max(total - warm, 1))
 
 
 def poly(optimizer: OptimizerConfig, step: int, total: int) -> float:
