@@ -22,6 +22,7 @@ ROOMS = (
     "methods",
     "evaluation",
     "training",
+    "distillation",
     "server",
     "flare",
     "cli",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,9 @@ from fedpartial.phantom import PHANTOM_POOLS, PHANTOM_SITES, phantom_dir
 
 ALLOWED = ("labels", "data_root", "datalist", "device", "num_workers", "cache_dir", "model_dir")
 REQUIRED = ("labels", "data_root")
+PUBLIC = "public"
+"""Name of the server's own images without labels, as a site file and as a site of the phantom."""
+PUBLIC_ALLOWED = ("data_root", "datalist", "device", "cache_dir")
 POOL_ALLOWED = ("pool", "device", "num_workers", "model_dir")
 CACHE_VARIABLE = "FEDPARTIAL_CACHE"
 HOME_VARIABLE = "FEDPARTIAL_HOME"
@@ -108,6 +112,26 @@ def read_site(name: str, config_dir: Path) -> SiteConfig | SitePool:
         expected=f"a site file, or a site of the phantom ({', '.join(PHANTOM_SITES)})",
         remedy=f"Write {path} with, for example: {EXAMPLE}",
     )
+
+
+def read_public(config_dir: Path, classes: Sequence[str], *, phantom: bool) -> SiteConfig:
+    """The server's images without labels: ``local/sites/public.json``, else the phantom's when ``phantom``.
+
+    Nothing in them is annotated, so the file has no labels; ``classes`` stand in their place. Raises ConfigError like
+    read_site, and where there is neither a file nor a phantom.
+    """
+    path, labels = site_file(config_dir, PUBLIC), dict(enumerate(classes, start=1))
+    if path.exists():
+        given = _given(path)
+        check_keys(given, PUBLIC_ALLOWED, ("data_root",), where=str(path))
+        named = {**given, "labels": {str(raw): name for raw, name in labels.items()}}
+        return _with_device_from_environment(_parse_site(PUBLIC, path, named))
+    if phantom:
+        return _with_device_from_environment(replace(phantom_site(PUBLIC), labels=labels))
+    example = '{"data_root": "/path/to/data", "datalist": "datalist.json"}'
+    listed = 'The datalist has {"training": [{"image": "a.nii.gz"}]}, without labels.'
+    remedy = f"Write {path} with, for example: {example}. {listed}"
+    raise _error(path, "(file)", "no such file", "the server's own images, for distillation", remedy)
 
 
 def phantom_site(name: str) -> SiteConfig:

@@ -6,8 +6,9 @@ A federated round may run in a new process: batch 41 is the same whether or not 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from fedpartial.presets import Preset
 
 EPOCH, PATCHES, AUGMENTATION = 1, 2, 3
 """Independent random streams of one (seed, site)."""
+
+Volume = TypeVar("Volume")
 
 ROTATION_RADIANS, ROTATION_PROBABILITY = 0.5236, 0.2
 ZOOM, ZOOM_PROBABILITY = (0.7, 1.4), 0.2
@@ -73,7 +76,7 @@ class PatchSampler:
 
     def rng(self, stream: int, counter: int) -> np.random.Generator:
         """The generator of one stream at one step or epoch."""
-        return np.random.default_rng([*self._entropy, counter, stream])
+        return step_rng(self._entropy, stream, counter)
 
     def batch(self, step: int) -> Batch:
         """The patches of a step; N = volumes_per_batch * patches_per_volume, patches of a volume together."""
@@ -89,12 +92,7 @@ class PatchSampler:
         )
 
     def _volumes(self, step: int) -> list[StoredCase]:
-        first = step * self.preset.volumes_per_batch
-        chosen = []
-        for position in range(first, first + self.preset.volumes_per_batch):
-            epoch, place = divmod(position, len(self.cases))
-            chosen.append(self.cases[self.rng(EPOCH, epoch).permutation(len(self.cases))[place]])
-        return chosen
+        return volumes_of_step(self.cases, self.preset.volumes_per_batch, step, self.rng)
 
     def _patch(self, case: StoredCase, rng: np.random.Generator) -> Patch:
         start = kept_start(case, self.preset, lambda: self._candidate(case, rng))
@@ -105,10 +103,37 @@ class PatchSampler:
 
     def _candidate(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray:
         """First index (3,) of a patch that might be taken."""
-        return _start(_centre(case, self.preset, rng), case.image.shape, self.preset.patch, rng)
+        return patch_start(patch_centre(case, self.preset, rng), case.image.shape, self.preset.patch, rng)
 
 
-def _centre(case: StoredCase, preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
+def step_rng(entropy: Sequence[int], stream: int, counter: int) -> np.random.Generator:
+    """The generator of one stream (EPOCH, PATCHES, AUGMENTATION) at one step or epoch."""
+    return np.random.default_rng([*entropy, counter, stream])
+
+
+def volumes_of_step(
+    volumes: Sequence[Volume], count: int, step: int, rng: Callable[[int, int], np.random.Generator]
+) -> list[Volume]:
+    """The ``count`` volumes of a step: each epoch goes through a new permutation. rng: of (stream, epoch)."""
+    chosen = []
+    for position in range(step * count, (step + 1) * count):
+        epoch, place = divmod(position, len(volumes))
+        chosen.append(volumes[rng(EPOCH, epoch).permutation(len(volumes))[place]])
+    return chosen
+
+
+class HasForeground(Protocol):
+    """What a patch is drawn around: a case's annotated channels, or the predicted foreground of a volume's maps."""
+
+    @property
+    def present(self) -> Sequence[int]:
+        """What it has voxels of."""
+
+    def foreground(self, channel: int) -> np.ndarray:
+        """Voxel indices (n, 3)."""
+
+
+def patch_centre(case: HasForeground, preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
     """Index (3,) of the patch's centre: around a foreground voxel, or None for anywhere."""
     if rng.random() >= preset.foreground_fraction or not case.present:
         return None
@@ -117,7 +142,7 @@ def _centre(case: StoredCase, preset: Preset, rng: np.random.Generator) -> np.nd
     return voxel + [int(rng.integers(-(size // 4), size // 4 + 1)) for size in preset.patch]
 
 
-def _start(
+def patch_start(
     centre: np.ndarray | None, shape: Sequence[int], patch: Sequence[int], rng: np.random.Generator
 ) -> np.ndarray:
     """First index (3,) of the patch. It leaves the volume only along axes on which the volume is smaller."""
@@ -133,14 +158,18 @@ def _start(
 
 def _cut(case: StoredCase, start: np.ndarray, shape: Sequence[int], air: float) -> Patch:
     """Voxels start : start + shape; outside of the volume air, and label 0 = none of the annotated classes."""
-    image = np.full(shape, air, dtype=np.float32)
-    label = np.zeros(shape, dtype=np.uint8)
-    low, high = np.maximum(start, 0), np.minimum(start + shape, case.image.shape)
+    return Patch(image=cut(case.image, start, shape, np.float32(air)), label=cut(case.label, start, shape, np.uint8(0)))
+
+
+def cut(array: np.ndarray, start: np.ndarray, shape: Sequence[int], outside: np.generic) -> np.ndarray:
+    """Voxels start : start + shape of an array (H W D), of the type of ``outside``, the value of voxels not in it."""
+    result = np.full(shape, outside)
+    low, high = np.maximum(start, 0), np.minimum(start + shape, array.shape)
     if (high > low).all():
         source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        image[target], label[target] = case.image[source], case.label[source]
-    return Patch(image=image, label=label)
+        result[target] = array[source]
+    return result
 
 
 def _rotation_zoom(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:

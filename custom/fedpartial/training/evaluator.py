@@ -15,8 +15,17 @@ from fedpartial.presets import Preset
 from fedpartial.training.precision import Precision
 
 
-def predict_logits(network: nn.Module, image: np.ndarray, preset: Preset, precision: Precision) -> Tensor:
-    """Sliding-window logits (C, H, W, D), float32 on the CPU, for a prepared image (H, W, D)."""
+def predict_logits(
+    network: nn.Module,
+    image: np.ndarray,
+    preset: Preset,
+    precision: Precision,
+    predictor: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Sliding-window logits (C, H, W, D), float32 on the CPU, for a prepared image (H, W, D).
+
+    predictor: another function of the network than its forward pass, (N 1 H W D) -> (N, C, H, W, D).
+    """
     from monai.inferers.utils import sliding_window_inference
 
     device = precision.device
@@ -27,7 +36,7 @@ def predict_logits(network: nn.Module, image: np.ndarray, preset: Preset, precis
             volume,
             roi_size=preset.patch,
             sw_batch_size=preset.inference_batch,
-            predictor=network,
+            predictor=predictor or network,
             overlap=preset.overlap,
             mode="gaussian",
             cval=preset.air,
