@@ -288,6 +288,21 @@ def test_a_plans_own_sites_and_the_option_are_refused_together(compare, written,
     assert compare.ran == ["first/seed0", "second/seed0"]
 
 
+def test_rows_of_one_home_are_stages_and_a_failure_ends_them(compare, written, screen, jobs, tmp_path):
+    plan = tmp_path / "plan.json"
+    runs = [{"name": f"{i}", "job": jobs[0], "home": "stages"} for i in range(3)] + [{"name": "other", "job": jobs[1]}]
+    plan.write_text(json.dumps({"runs": runs}))
+    assert compare({"1/seed0": FAILED}, jobs=(), plan=plan, seeds="0") == 1
+    assert compare.ran == ["0/seed0", "1/seed0", "other/seed0"]
+    assert "error: 2, seed 0: not run, because 1, seed 0 has failed before it" in screen.errors
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("out/homes/*/*")) == [
+        "out/homes/other/seed0",
+        "out/homes/stages/seed0",
+    ]
+    assert compare(jobs=(), plan=plan, seeds="0") == 0
+    assert compare.ran == ["1/seed0", "2/seed0"]
+
+
 def test_time_left_follows_the_steps_and_the_method():
     def run(name: str, work: int, seconds: float | None = None, report: object = None):
         return SimpleNamespace(name=name, work=work, seconds=seconds, report=report)

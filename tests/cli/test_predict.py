@@ -32,8 +32,13 @@ def test_where_a_label_map_goes(image, out, several, expected):
 class FakePredictor:
     """Writes what it was given instead of a label map."""
 
-    def __init__(self, model, *, device, fusion):
+    remark = None
+
+    def __init__(self, model, *, device, fusion, local_path):
         self.given = f"{model.name} {device} {fusion and (fusion.rule, *fusion.priority)}"
+        if local_path is not None:
+            self.given += f" {local_path.name}"
+            self.remark = "are they the right way round?"
 
     def predict(self, image, out):
         if image.name == "broken.nii.gz":
@@ -74,6 +79,21 @@ def test_the_fusion_reaches_the_predictor(predict, tmp_path, options, fusion):
     done = predict("a.nii.gz", options=tuple(options.split()))
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "out" / "a_labels.nii.gz").read_text() == f"m.safetensors auto {fusion}"
+
+
+def test_the_local_model_reaches_the_predictor_and_its_remark_the_user(predict, tmp_path):
+    done = predict("a.nii.gz", options=("--local", "local.safetensors"))
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "out" / "a_labels.nii.gz").read_text() == "m.safetensors auto None local.safetensors"
+    assert "are they the right way round?" in done.stderr
+    assert "the right way round" not in predict("a.nii.gz").stderr
+
+
+def test_the_help_says_who_wins_a_voxel():
+    shown = CliRunner().invoke(app, ["predict", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert "the local model wins, but for a lesion of MODEL inside its organ" in " ".join(
+        shown.replace("│", " ").split()
+    )
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,13 @@ def test_the_simulator_gets_the_device_and_an_absolute_cache(monkeypatch, tmp_pa
     assert "FEDPARTIAL_DEVICE" not in simulator.environment(None)
 
 
+def test_the_simulator_gets_the_home_that_was_asked_for_or_the_users_as_absolute_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDPARTIAL_HOME", "mine")
+    assert simulator.environment(None)["FEDPARTIAL_HOME"] == str(tmp_path / "mine")
+    assert simulator.environment(None, Path("other"))["FEDPARTIAL_HOME"] == str(tmp_path / "other")
+
+
 @pytest.mark.parametrize(("free_gib", "threads"), [(100, 4), (2.9, 3), (1.7, 1), (0.1, 1)])
 def test_as_many_sites_at_a_time_as_memory_holds(monkeypatch, free_gib, threads):
     monkeypatch.setattr(simulator, "available_bytes", lambda: int(free_gib * 1024**3))

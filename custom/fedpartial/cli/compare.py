@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.compare_check import RUNS, ComparisonRun, check_runs, clear
+from fedpartial.cli.compare_homes import check_homes, failed_stage, open_home
 from fedpartial.cli.compare_pages import print_table, write_pages
 from fedpartial.cli.compare_plan import ComparePlan, parse_seeds, plan_of_jobs, read_plan
 from fedpartial.cli.compare_progress import Progress
@@ -69,6 +70,7 @@ def compare_jobs(options: CompareOptions, console: Console, errors: Console, pat
         try:
             plan, out = _plan(options), options.out.resolve()
             runs = check_runs(plan, _common(options), out, Path(temporary))
+            check_homes(runs)
             comparing = Comparing(
                 title=plan.title,
                 runs=runs,
@@ -171,11 +173,15 @@ def _run(run: ComparisonRun, comparing: Comparing) -> None:
     comparing.progress.end(run)
     if run.faults:
         say_faults(comparing.errors, run.faults)
-        explain_failure(run.checked.out, known=outcome.known, errors=comparing.errors)
+        if run.checked.out.exists():  # a stage after a failed one has left nothing
+            explain_failure(run.checked.out, known=outcome.known, errors=comparing.errors)
 
 
 def _execute(run: ComparisonRun, comparing: Comparing) -> Outcome:
+    if stage := failed_stage(run, comparing.runs):
+        return Outcome(report=None, faults=(f"not run, because {stage} has failed before it",), known=True)
     clear(run)
+    open_home(run, comparing.runs)
     prepared = make_folder(run.checked)
     with comparing.progress.view(run) as view:
         return execute(prepared, comparing.interruption, view, comparing.patience)

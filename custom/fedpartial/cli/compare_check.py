@@ -18,7 +18,7 @@ from fedpartial.cli.prepare import JOB, SITES, WORKSPACE, Checked, Options, Refu
 from fedpartial.cli.results import REPORT, judge
 from fedpartial.errors import ConfigError
 
-RUNS = "runs"
+RUNS, HOMES = "runs", "homes"
 MAX_SHOWN = 3
 NOTHING = "not there"
 DELETE = "Delete this folder to run it again"
@@ -125,6 +125,7 @@ def _options(plan: ComparePlan, method: PlannedMethod, common: Options, seed: in
         preset=plan.preset,
         seed=seed,
         out=out / RUNS / method.folder / f"seed{seed}",
+        home=out / HOMES / method.home_folder / f"seed{seed}",
     )
 
 
@@ -142,7 +143,7 @@ def _as_left(run: ComparisonRun) -> ComparisonRun:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return run
     if not (out / JOB).is_dir():
-        raise _folder_error(out, "something else", "a folder of an earlier run, or none", "Move it or remove it")
+        raise folder_error(out, "something else", "a folder of an earlier run, or none", "Move it or remove it")
     # A success removes the workspace, so a run with one has failed or was interrupted.
     if not (out / REPORT).is_file() or (out / WORKSPACE).exists():
         return run
@@ -156,14 +157,14 @@ def _finished_report(checked: Checked) -> dict:
     found = [*differences(out / JOB, checked.job.folder), *differences(out / SITES, checked.local / SITES)]
     if found:
         got = "; ".join(found[:MAX_SHOWN]) + (f"; {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else "")
-        raise _folder_error(out, got, "a finished run with the settings of now", DELETE)
+        raise folder_error(out, got, "a finished run with the settings of now", DELETE)
     report, missing = judge(out, checked.job.sites)
     if missing:
-        raise _folder_error(out, str(missing[0]), "a finished run that this version can read", DELETE)
+        raise folder_error(out, str(missing[0]), "a finished run that this version can read", DELETE)
     return report
 
 
-def _folder_error(out: Path, got: str, expected: str, remedy: str) -> ConfigError:
+def folder_error(out: Path, got: str, expected: str, remedy: str) -> ConfigError:
     remedy = f"{remedy}, or name another folder with --out."
     return ConfigError(where=str(out), field="folder", got=got, expected=expected, remedy=remedy)
 

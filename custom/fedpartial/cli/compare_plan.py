@@ -12,7 +12,7 @@ from fedpartial.cli.prepare import Refused
 from fedpartial.errors import ConfigError, check_keys
 
 PLAN_KEYS = ("title", "seeds", "rounds", "local_steps", "preset", "runs")
-RUN_KEYS = ("name", "job", "method", "sites", "rounds", "local_steps", "pretrain_rounds", "values")
+RUN_KEYS = ("name", "job", "method", "sites", "rounds", "local_steps", "pretrain_rounds", "values", "home")
 OPTIONS = {
     "seeds": "--seeds",
     "rounds": "--rounds",
@@ -38,7 +38,8 @@ UNSAFE = re.compile(r"[^A-Za-z0-9_.]+")
 class PlannedMethod:
     """One row of the comparison: a job, and what differs from it. None where the job decides.
 
-    values: variables of the server's configuration, by name.
+    values: variables of the server's configuration, by name. home: what rows share that are stages of one continuing
+    federation; None is a home of its own, called as the row.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PlannedMethod:
     local_steps: int | None = None
     pretrain_rounds: int | None = None
     values: Mapping[str, object] = field(default_factory=dict)
+    home: str | None = None
 
     @property
     def server_values(self) -> dict[str, object]:
@@ -59,7 +61,11 @@ class PlannedMethod:
     @property
     def folder(self) -> str:
         """The name in safe characters."""
-        return UNSAFE.sub("-", self.name).strip("-.")
+        return _safe(self.name)
+
+    @property
+    def home_folder(self) -> str:
+        return self.folder if self.home is None else _safe(self.home)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +120,10 @@ def _plan(runs: Sequence[Mapping], title: str | None, settings: Mapping[str, obj
         preset=settings.get("preset"),
         methods=methods,
     )
+
+
+def _safe(name: str) -> str:
+    return UNSAFE.sub("-", name).strip("-.")
 
 
 def _job_name(job: str) -> str:
@@ -211,6 +221,7 @@ _VALUES = {
     "local_steps": ("a whole number from 1 on", lambda value: _is_number(value, 1)),
     "preset": ("the name of a preset", _is_text),
     "name": ("a text", _is_text),
+    "home": ("a text with a letter or a digit", lambda value: _is_text(value) and bool(_safe(value))),
     "job": ("a job folder, or the name of one under jobs/", _is_text),
     "sites": ("a list of different names of sites", lambda value: _are_different(value, _is_text)),
     "method": ("an object with arguments of the method", lambda value: isinstance(value, dict)),

@@ -25,6 +25,7 @@ def predict_images(
     priority: str | None,
     console: Console,
     errors: Console,
+    local: Path | None = None,
 ) -> int:
     """Segment every image; a wrong one is named and the others are still done."""
     from rich.text import Text
@@ -32,10 +33,12 @@ def predict_images(
     from fedpartial.training.inference import Predictor
 
     try:
-        predictor = Predictor(model, device=device, fusion=chosen_fusion(fusion, priority))
+        predictor = Predictor(model, device=device, fusion=chosen_fusion(fusion, priority), local_path=local)
     except ConfigError as error:
         errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
         return USER_ERROR
+    if predictor.remark:
+        errors.print(Text(predictor.remark, style="yellow"), soft_wrap=True)
     code = SUCCESS
     for number, image in enumerate(images, start=1):
         try:

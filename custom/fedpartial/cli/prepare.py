@@ -42,6 +42,8 @@ class Options:
     out: Path | None = None
     verbose: bool = False
     keep_workspace: bool = False
+    home: Path | None = None
+    """Where models that outlive the job lie; None leaves it to the environment."""
     values: Mapping[str, object] = field(default_factory=dict)
     """Other top-level variables of the server's configuration."""
     method: Mapping[str, object] = field(default_factory=dict)

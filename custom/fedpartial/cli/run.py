@@ -75,6 +75,7 @@ def _simulate(prepared: Prepared, interruption: Interruption, view: ProgressView
         workspace=workspace,
         log=prepared.out / "simulator.log",
         device=options.device,
+        home=options.home,
         patience=patience.terminate,
     )
     interruption.watched = True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedpartial.cli.processes import MARK_VARIABLE, RunProcesses
 from fedpartial.errors import ConfigError
-from fedpartial.sites import CACHE_VARIABLE, DEVICE_VARIABLE, default_cache_dir
+from fedpartial.sites import CACHE_VARIABLE, DEVICE_VARIABLE, HOME_VARIABLE, default_cache_dir, default_home
 
 RUN = "simulate_job"
 """What the simulator calls the job in its workspace."""
@@ -24,11 +24,20 @@ SERVER_BYTES = 1024**3
 class Simulation:
     """Runs ``command`` while the ``with`` block lasts; leaving it ends every process of the run."""
 
-    def __init__(self, command: list[str], *, workspace: Path, log: Path, device: str | None, patience: float = 10.0):
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        workspace: Path,
+        log: Path,
+        device: str | None,
+        home: Path | None = None,
+        patience: float = 10.0,
+    ):
         mark = uuid.uuid4().hex
         self.command, self.log, self.patience = command, log, patience
         self.processes = RunProcesses(mark, workspace)
-        self._environment = {**environment(device), MARK_VARIABLE: mark}
+        self._environment = {**environment(device, home), MARK_VARIABLE: mark}
 
     def __enter__(self) -> Simulation:
         with self.log.open("wb") as log:
@@ -56,9 +65,10 @@ def simulator_command(job: Path, workspace: Path, threads: int) -> list[str]:
     return [sys.executable, "-m", "nvflare.cli", "simulator", *arguments]
 
 
-def environment(device: str | None) -> dict[str, str]:
-    """For the simulator; its processes work in other folders, so the cache must not be a relative path."""
-    own = {CACHE_VARIABLE: str(default_cache_dir()), "PYTHONUNBUFFERED": "1"}
+def environment(device: str | None, home: Path | None = None) -> dict[str, str]:
+    """For the simulator; its processes work in other folders, so cache and home must not be relative paths."""
+    chosen = default_home() if home is None else home.absolute()
+    own = {CACHE_VARIABLE: str(default_cache_dir()), HOME_VARIABLE: str(chosen), "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **own, **({DEVICE_VARIABLE: device} if device else {})}
 
 

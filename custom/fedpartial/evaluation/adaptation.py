@@ -32,10 +32,10 @@ def adaptation_section(report: Mapping, classes: Iterable[str]) -> dict:
     """The sites' own models of report.json for page and console; {} in a run without.
 
     classes: of the label space. own: whether the sites have trained alone, and not adapted. models: the federated one,
-    always the first, and one for each way. names: of the cross-site matrix -> what to call it. groups: for all cases, and where both
-    kinds exist for fully and partially annotated ones: ``{"title", "sites": {site: cases}, "models": {model: means}}``
-    over the sites that have scores of all models. classes: those with a score in any group. sites: ``{site:
-    {"annotates": text, "models": {model: means or None}}}``.
+    always the first, and one for each way. names: of the cross-site matrix -> what to call it. groups: for all cases,
+    and where both kinds exist for fully and partially annotated ones: ``{"title", "sites": {site: cases}, "models":
+    {model: means}}`` over the sites that have scores of all models. classes: those with a score in any group. sites:
+    ``{site: {"annotates": text, "models": {model: means or None}}}``.
     means: ``{"mean": {metric: value}, "classes": {class: {metric: value}}}``, each class over the cases of all sites.
     """
     if not report.get("adapted_sites"):  # reports of earlier versions have none
