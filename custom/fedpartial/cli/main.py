@@ -30,8 +30,6 @@ RUN_EXAMPLE = """
 
 DEVICE_HELP = "Torch device for every site: cpu, cuda, cuda:1 ... With a cuda device the sites take turns on it."
 SET_HELP = "A top-level value of the job's config_fed_server.json, for example pretrain_rounds=0; may be repeated."
-THREADS_HELP = "Sites that run at a time; by default all that fit into memory, and 1 with --device cuda."
-
 LOCAL_HELP = (
     "A site's own MMDS model. It answers for the classes it has, MODEL for the others; where both claim a voxel the "
     "local model wins, but for a lesion of MODEL inside its organ, which is shown."
@@ -39,6 +37,8 @@ LOCAL_HELP = (
 HOME_HELP = (
     "Where the models of a federation that outlives its jobs lie, here and at the sites; by default $FEDPARTIAL_HOME."
 )
+THREADS_HELP = "Sites that run at a time; by default all that fit into memory, and 1 with --device cuda."
+
 COMPARE_EXAMPLE = """
 [bold]Examples[/bold]
 
@@ -75,10 +75,10 @@ PREDICT_EXAMPLE = """
   fedpartial predict runs/first/best_global_model.safetensors scans/*.nii.gz -o labels/
 
   fedpartial predict runs/segviz/global_model.safetensors ct.nii.gz -o labels/ --fusion per-head
-"""
-
 
   fedpartial predict global_model.safetensors ct.nii.gz --local local_model.safetensors -o labels.nii.gz
+"""
+
 SETUP_KIT_EXAMPLE = """
 [bold]Examples[/bold]
 
@@ -151,9 +151,9 @@ def run(
     keep_workspace: Annotated[
         bool, typer.Option("--keep-workspace", help="Keep the simulator's workspace after a success too.")
     ] = False,
+    home: Annotated[Path | None, typer.Option(metavar="DIR", help=HOME_HELP)] = None,
 ) -> None:
     """Run a job with all its sites on this machine, in FLARE's simulator.
-    home: Annotated[Path | None, typer.Option(metavar="DIR", help=HOME_HELP)] = None,
 
     Everything is checked before anything runs. The job folder is not changed: options apply to a copy.
     Exit codes: 0 report and model were written, 1 the run failed, 2 something given is wrong, 130 Ctrl-C.
@@ -179,9 +179,9 @@ def run(
         out=out,
         verbose=verbose,
         keep_workspace=keep_workspace,
+        home=home,
     )
     raise typer.Exit(run_job(options, Console(highlight=False), Console(stderr=True, highlight=False)))
-        home=home,
 
 
 @app.command(epilog=COMPARE_EXAMPLE, no_args_is_help=True)
@@ -342,9 +342,9 @@ def predict(
         str | None,
         typer.Option(metavar="CLASS,...", help="With --fusion priority: the first one that is found wins a voxel."),
     ] = None,
+    local: Annotated[Path | None, typer.Option(metavar="MODEL", help=LOCAL_HELP)] = None,
 ) -> None:
     """Segment images with a trained model; label maps have the grid of their images.
-    local: Annotated[Path | None, typer.Option(metavar="MODEL", help=LOCAL_HELP)] = None,
 
     Exit codes: 0 every image was segmented, 2 something given is wrong.
     """
