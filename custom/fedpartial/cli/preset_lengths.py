@@ -10,7 +10,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.presets import PRESETS, Preset, get_preset
 
 ALWAYS = ("num_rounds", "local_steps")
-LENGTHS = (*ALWAYS, "finetune_steps", "pretrain_rounds")
+LENGTHS = (*ALWAYS, "finetune_steps", "pretrain_rounds", "distil_steps")
 BROUGHT = (*LENGTHS, "validate_every")
 """What a preset was sized for and a job states; not every job has the last ones."""
 

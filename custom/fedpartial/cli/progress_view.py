@@ -13,7 +13,9 @@ from fedpartial.evaluation.formats import rough_duration, size
 if TYPE_CHECKING:
     from rich.console import Console
 
-DOING = re.compile(r"(?P<site>[\w.-]+): (?P<what>(?:phantom|prepared) case \d+ of \d+|round \d+/\d+ step .*)$")
+DOING = re.compile(
+    r"(?P<site>[\w.-]+): (?P<what>(?:phantom|prepared) case \d+ of \d+|(?:round \d+/\d+|local) step .*)$"
+)
 """Lines of FLARE's log in which a site says how far it is (SiteSession and SiteLearner write them)."""
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -81,6 +83,8 @@ def _now_of(event: dict, plan: dict) -> str | None:
         return "preparing data"
     if event["event"] == "phase":
         return str(event["name"])
+    if event["event"] == "distilling":
+        return f"distillation: {event['what']} {event['done']} of {event['total']}"
     return f"round {event['round']} of {plan['num_rounds']}" if "round" in event else None
 
 
@@ -129,6 +133,11 @@ def _adapted(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} has adapted the model to its own data"
 
 
+def _model(event: dict, plan: dict, sites: Sequence[str]) -> str:
+    made = f"loss {event['loss']:.3f} after {event['steps']} steps" if event["steps"] else "trained before, unchanged"
+    return f"  {event['site']} has uploaded version {event['version']} of its model, {size(event['bytes_up'])}, {made}"
+
+
 def _scored(event: dict, plan: dict, sites: Sequence[str]) -> str:
     return f"  {event['site']} has scored the models"
 
@@ -161,6 +170,7 @@ _WRITERS = {
     "tuned": _tuned,
     "heads": _heads,
     "adapted": _adapted,
+    "model": _model,
     "scored": _scored,
     "failure": _failure,
     "optimizer": _optimizer,

@@ -57,6 +57,8 @@ class FinalEvaluation(SiteTasks):
 
     Args:
         cross_site: also score every site's last local model at all sites.
+        scored: the sites have scored the global model before, with their answer to an earlier task (SingleRound); they
+            are not asked again.
         timeout: seconds a site may take for one portion of models; 0 waits.
         keep_predictions: label maps of the external set to keep in the job's folder, by number; 0 for none.
         fusion: how private heads become one label map, for example {"rule": "priority", "priority": ["spleen"]}.
@@ -68,6 +70,7 @@ class FinalEvaluation(SiteTasks):
         timeout: int = 0,
         keep_predictions: int = KEPT_PREDICTIONS,
         fusion: Mapping | None = None,
+        scored: bool = False,
         plan_id: str = "plan",
         persistor_id: str = "persistor",
         recorder_id: str = "recorder",
@@ -77,6 +80,7 @@ class FinalEvaluation(SiteTasks):
         self.fusion = read_fusion(fusion or {})
         self._local_models: dict[str, dict] = {}
         self.scored: set[str] = set()
+        self.ask_sites = not scored
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         super().handle_event(event_type, fl_ctx)
@@ -115,6 +119,8 @@ class FinalEvaluation(SiteTasks):
         )
         for site, answer in sorted(self.recorder.adapted.items()):
             self.report.add_site_scores(site, answer)
+        if not self.ask_sites:
+            self.scored = set(self.recorder.adapted)
         root = Path(job_root(fl_ctx))
         standalone = self.persistor.standalone(fl_ctx) and not self.plan.plan.private_heads
         models = {} if standalone else self._global_models(root, fl_ctx)
@@ -123,7 +129,7 @@ class FinalEvaluation(SiteTasks):
         if not models:
             self.system_panic(NO_LOCAL_MODELS, fl_ctx)
             return
-        for portion in portions(models, PORTION_BYTES):
+        for portion in portions(models, PORTION_BYTES) if self.ask_sites else ():
             if abort_signal.triggered:
                 return
             self._evaluate(portion, validated or list(models), abort_signal, fl_ctx)

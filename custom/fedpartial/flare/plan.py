@@ -13,6 +13,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
+from fedpartial.errors import ConfigError
 from fedpartial.flare.code_check import CodeMismatch, attach_code, check_manifest
 from fedpartial.networks.split import Exchange
 from fedpartial.training.plan import Plan
@@ -61,6 +62,14 @@ class RunPlan(FLComponent):
             site_presets=site_presets or {},
             site_classes=site_classes or {},
         )
+        if federation and num_rounds != 1:
+            raise ConfigError(
+                where="job",
+                field="num_rounds",
+                got=num_rounds,
+                expected="1: a site of a federation with a model store uploads once",
+                remedy="Give more local steps instead.",
+            )
 
     def attach(self, task: Shareable) -> None:
         attach_code(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import Task
@@ -38,10 +38,22 @@ class SiteTasks(Controller):
     def stop_controller(self, fl_ctx: FLContext) -> None:
         self.cancel_all_tasks(fl_ctx=fl_ctx)
 
-    def ask(self, name: str, data: Shareable, received: Callable, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Send one task to every living site and wait for all; ``received(client_task, fl_ctx)`` takes each answer."""
+    def ask(
+        self,
+        name: str,
+        data: Shareable,
+        received: Callable,
+        abort_signal: Signal,
+        fl_ctx: FLContext,
+        *,
+        without: Collection[str] = (),
+    ) -> None:
+        """Send one task to every living site and wait for all; ``received(client_task, fl_ctx)`` takes each answer.
+
+        without: sites that are not asked.
+        """
         self.plan.attach(data)
-        clients = [c for c in self._engine.get_clients() if not self._is_gone(c.name)]
+        clients = [c for c in self._engine.get_clients() if c.name not in without and not self._is_gone(c.name)]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
         with self.recorder.silence.watched(self.communicator, self._engine):
             self.broadcast_and_wait(

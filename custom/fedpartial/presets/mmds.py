@@ -66,11 +66,11 @@ PHANTOM_MMDS = replace(
     PHANTOM,
     name="phantom_mmds",
     label_space=GREAT_VESSELS,
-    network=UniversalConfig(extractor="unet", channels=(12, 24, 48, 96), embedding=64, global_features=32),
+    network=UniversalConfig(extractor="unet", channels=(8, 16, 32, 64), embedding=64, global_features=32),
     optimizer=replace(MMDS_PAPER.optimizer, lr=2e-3),
     num_rounds=1,
-    local_steps=400,
-    distil_steps=600,
+    local_steps=250,
+    distil_steps=400,
 )
 """MMDS on a laptop: the paper's objective, optimiser and schedule on the grid of ``phantom``. Ours: the widths, the
 learning rate, the lengths."""

@@ -19,6 +19,7 @@ from fedpartial.evaluation.withhold import read_summary
 from fedpartial.networks.assembled import SEPARATOR, private_parts
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.networks.split import head_classes, is_shared
+from fedpartial.networks.universal import universal_classes
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
@@ -139,6 +140,8 @@ class FinalReport:
         All, when a site tells of none: it may have neither test nor validation cases.
         """
         classes = self.plan.config.label_space.classes
+        if universal := universal_classes(weights):
+            return list(universal)
         if private := private_parts(weights):
             heads = {name for part in private.values() for name in head_classes(part)}
             return [name for name in classes if name in heads]

@@ -56,10 +56,11 @@ def train_alone(
 ) -> Trained:
     """The site's local model: trained now, gone on with, or the one that this recipe has made already.
 
-    session: of ``alone(plan, site)``, with start_from "local" and its state in ``own.training_dir(recipe(session))``.
+    session: of ``alone(plan, site)``, with start_from "local" and its state in the ``training_dir``
+    of its recipe.
     embeddings: tensors ``embeddings.<class>`` that the network begins with, in the place of its seeded ones.
     """
-    made_by = recipe(session)
+    made_by = recipe(session, embeddings)
     if (found := own.trained_by(made_by)) is not None:
         return Trained(weights=found, steps=0, metrics={"loss": 0.0, "seconds": 0.0, "optimizer_round": FRESH})
     trainer, portions = session.trainer, session.plan.num_rounds
@@ -76,7 +77,7 @@ def train_alone(
     return Trained(weights=weights, steps=steps, metrics={**metrics, "seconds": seconds})
 
 
-def recipe(session: SiteSession) -> str:
+def recipe(session: SiteSession, embeddings: Mapping[str, np.ndarray]) -> str:
     """What decides this site's local model (own_models.recipe_of)."""
     plan = session.plan
     return recipe_of(
@@ -86,6 +87,7 @@ def recipe(session: SiteSession) -> str:
         seed=plan.seed,
         classes=session.head_classes,
         cases=session.split("training"),
+        embeddings=embeddings,
     )
 
 

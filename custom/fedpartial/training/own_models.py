@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from fedpartial.data.stored_case import META, StoredCase
@@ -63,7 +64,14 @@ class OwnModels:
 
 
 def recipe_of(
-    *, preset: Preset, method: Method, steps: int, seed: int, classes: Sequence[str], cases: Sequence[StoredCase]
+    *,
+    preset: Preset,
+    method: Method,
+    steps: int,
+    seed: int,
+    classes: Sequence[str],
+    cases: Sequence[StoredCase],
+    embeddings: Mapping[str, np.ndarray],
 ) -> str:
     """A short hash of everything that decides a local model: the same recipe gives the same model.
 
@@ -76,6 +84,7 @@ def recipe_of(
         "seed": seed,
         "classes": list(classes),
         "cases": [[_fingerprints(case), case.labelled.tolist()] for case in cases],
+        "embeddings": {name: np.asarray(embeddings[name]).tolist() for name in sorted(embeddings)},
     }
     return hashlib.blake2b(json.dumps(decides).encode(), digest_size=8).hexdigest()
 

@@ -98,8 +98,6 @@ class Plan:
     def _check_universal(self) -> None:
         check_federation(self.federation)
         given = (self.federation, self.classes, self.site_presets, self.site_classes)
-        if self.federation and self.num_rounds != 1:
-            raise _wrong("num_rounds", self.num_rounds, "1: a site of a federation with a model store uploads once")
         if any(given) and not isinstance(get_preset(self.preset).network, UniversalConfig):
             raise _wrong("preset", self.preset, "a preset of the universal network (phantom_mmds, mmds)")
         for name in ("site_presets", "site_classes"):

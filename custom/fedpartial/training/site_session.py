@@ -24,8 +24,8 @@ from fedpartial.methods.base import Method
 from fedpartial.networks.assembled import build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
-from fedpartial.networks.universal import universal_classes
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
+from fedpartial.networks.universal import universal_classes
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
 from fedpartial.training.evaluator import mean_dice, predict_on_original_grid, quick_scores
