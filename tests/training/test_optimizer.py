@@ -1,4 +1,4 @@
-"""Our SGD and Adam are torch.optim's, bit for bit, also from a saved state; and they do not import the compiler."""
+"""Our SGD, Adam and AdamW are torch.optim's, bit for bit, also from a state; and they do not import the compiler."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from fedpartial.training.optimizer import Adam, NesterovSGD, build_optimizer
 PLAIN = OptimizerConfig(lr=0.1, momentum=0.0, weight_decay=0.01, min_lr=0.0, clip_norm=1.0)
 ADAM = OptimizerConfig(kind="adam", lr=0.01, weight_decay=0.0, min_lr=0.0, clip_norm=None)
 ADAM_OTHERWISE = replace(ADAM, betas=(0.8, 0.99), eps=1e-3, weight_decay=0.1)
-CONFIGS = {"nesterov": PHANTOM.optimizer, "plain": PLAIN, "adam": ADAM, "adam otherwise": ADAM_OTHERWISE}
-CLASSES = {"sgd": NesterovSGD, "adam": Adam}
+ADAMW = replace(ADAM_OTHERWISE, kind="adamw")
+CONFIGS = {
+    "nesterov": PHANTOM.optimizer,
+    "plain": PLAIN,
+    "adam": ADAM,
+    "adam otherwise": ADAM_OTHERWISE,
+    "adamw": ADAMW,
+}
+CLASSES = {"sgd": NesterovSGD, "adam": Adam, "adamw": Adam}
 
 
 def torch_optimizer(parameters, config: OptimizerConfig) -> torch.optim.Optimizer:
-    if config.kind == "adam":
-        return torch.optim.Adam(
-            parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
-        )
+    if config.kind != "sgd":
+        cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.kind]
+        return cls(parameters, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=config.lr,
@@ -69,6 +75,20 @@ def test_equals_torch_bit_for_bit_also_from_a_saved_state(config, tmp_path):
     moved = [not torch.equal(a, b) for a, b in zip(ours.parameters(), make_network().parameters(), strict=True)]
     assert all(moved)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_adamw_shrinks_weights_apart_from_the_gradient():
+    """Else its decay would be Adam's, and the comparison with torch's class would show nothing."""
+    found = []
+    for config in (ADAM_OTHERWISE, ADAMW):
+        network = make_network()
+        optimizer = build_optimizer(dict(network.named_parameters()), config)
+        for step in range(2):
+            optimizer.zero_grad()
+            backward(network, step)
+            optimizer.step()
+        found.append(network[0].weight.detach())
+    assert not torch.equal(*found)
 
 
 def test_the_state_names_its_parameters_and_never_looks_like_weights():
@@ -145,7 +165,7 @@ from fedpartial.training.optimizer import build_optimizer
 p = torch.nn.Parameter(torch.ones(2))
 p.sum().backward()
 torch.nn.utils.clip_grad_norm_([p], 1.0)
-for kind in ("sgd", "adam"):
+for kind in ("sgd", "adam", "adamw"):
     build_optimizer({"p": p}, replace(PHANTOM.optimizer, kind=kind)).step()
 sys.exit("torch._dynamo" in sys.modules)
 """

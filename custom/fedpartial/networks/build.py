@@ -14,7 +14,7 @@ from fedpartial.networks.universal import build_universal
 from fedpartial.presets import AnyNetwork, MenuConfig, Preset, UNetConfig, UniversalConfig
 
 WITH_HEADS = (UNetConfig, UniversalConfig)
-"""Networks that can have outputs of single classes."""
+"""Networks that can have an output for each of some classes."""
 
 
 def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | None = None) -> nn.Module:
@@ -52,7 +52,7 @@ def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:
             where=f"preset {preset.name}",
             field="network",
             got=type(preset.network).__name__,
-            expected="UNetConfig or UniversalConfig, the networks that have outputs of single classes",
+            expected="UNetConfig or UniversalConfig, the networks that have private heads",
             remedy="Choose a preset of SegViz or MMDS, or exchange all tensors.",
         )
     if not head_classes or len(set(head_classes)) != len(head_classes) or set(head_classes) - set(classes):

