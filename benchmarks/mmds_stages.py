@@ -171,7 +171,7 @@ def _heat_map(ax, stages: Stages, place: str):
     names = classes_at(stages, place)
     dice = np.array([[value(r, place, name, "dice") for r in stages.values()] for name in names], dtype=float)
     colours = colormaps["YlGnBu"].with_extremes(bad="#dddddd")
-    picture = ax.imshow(dice.reshape(len(names), len(stages)), vmin=0, vmax=1, cmap=colours, aspect="auto")
+    picture = ax.imshow(dice.reshape(len(names), len(stages)), vmin=0, vmax=1, cmap=colours, aspect=0.6)
     for (row, column), found in np.ndenumerate(dice):
         if not np.isnan(found):
             ax.text(
@@ -186,6 +186,7 @@ def _heat_map(ax, stages: Stages, place: str):
     ax.set_xticks(range(len(stages)), list(stages), rotation=30, ha="right", fontsize=7)
     ax.set_yticks(range(len(names)), [class_label(name) for name in names], fontsize=7)
     ax.set_title(place, fontsize=9)
+    ax.set_anchor("N")
     return picture
 
 
