@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fedpartial.cli.main import app
 from fedpartial.cli.policy import POLICIES
+from fedpartial.server.store_place import store_folder
 from fedpartial.sites import read_site
 
 STARTUP = {
@@ -43,12 +44,24 @@ def test_the_server_gets_its_stores_inside_its_kit(kits):
     code, output = run(kits / "server")
     assert code == 0, output
     written = local(kits / "server")
-    assert set(written) == {"resources.json", "authorization.json"}
+    assert set(written) == {"resources.json", "authorization.json", "store.json"}
     manager = next(c for c in written["resources.json"]["components"] if c["id"] == "job_manager")
     assert manager["args"]["uri_root"] == str(kits / "server" / "store" / "jobs")
     snapshots = written["resources.json"]["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"]
     assert snapshots == str(kits / "server" / "store" / "snapshots")
     assert "{KIT}" not in json.dumps(written)
+
+
+def test_the_models_of_a_federation_lie_in_the_servers_kit_wherever_it_is_moved(kits):
+    run(kits / "server")
+    moved = (kits / "server").rename(kits / "moved")
+    assert store_folder(moved / "local", "abdomen") == kits.resolve() / "moved" / "store" / "federations" / "abdomen"
+
+
+def test_a_place_of_models_that_somebody_has_chosen_stays(kits):
+    (kits / "server" / "local" / "store.json").write_text('{"folder": "/srv/models"}')
+    assert run(kits / "server", "--force")[0] == 0
+    assert store_folder(kits / "server" / "local", "abdomen") == Path("/srv/models/abdomen")
 
 
 def test_a_site_gets_the_policy_and_a_checked_site_file_with_absolute_paths(kits):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.json_file import read_json
-from fedpartial.cli.policy import POLICY_FILES, is_shipped, kit_error, policy_texts, portable_site_files
+from fedpartial.cli.policy import POLICY_FILES, as_text, is_shipped, kit_error, policy_texts, portable_site_files
 from fedpartial.cli.policy_check import policy_faults
 from fedpartial.errors import ConfigError
+from fedpartial.server.store_place import STORE_FILE
 from fedpartial.sites import site_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ KIT_VARIABLE = "{KIT}"
 KINDS = {"fed_server.json": "server", "fed_client.json": "site", "fed_admin.json": "admin"}
 STORES = ("snapshot_persistor", "components")
 """What ``nvflare poc prepare`` changes in a server's resources.json."""
+
+
+MODELS = {"folder": "../store/federations"}
+"""A server's store.json: in the kit, as FLARE's own stores. Relative, so that it is found when the kit is moved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,8 @@ def plan_changes(kit: Kit, policy: str, file: Path | None) -> list[Change]:
     folder = json.dumps(str(kit.folder))[1:-1]
     texts = {name: text.replace(KIT_VARIABLE, folder) for name, text in policy_texts(policy, kit.kind).items()}
     changes = [_change(kit.folder / "local" / name, text) for name, text in texts.items()]
+    if kit.kind == "server":
+        changes.append(_store_change(kit.folder / "local" / STORE_FILE))
     if file is not None:
         texts = portable_site_files(kit.name, file)
         changes += [_change(site_file(kit.folder / "local", site), text) for site, text in texts.items()]
@@ -168,6 +175,12 @@ def _left(kit: Kit, changes: list[Change]) -> list[str]:
 def _whose(path: Path) -> str:
     own = path.is_file() and not _as_prepared(path, path.read_text(encoding="utf-8"))
     return "as it was" if own else "FLARE's default"
+
+
+def _store_change(path: Path) -> Change:
+    """A place that is named already stays, with --force too: a federation must not lose its models over a policy."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else None
+    return Change(path=path, old=old, new=as_text(MODELS) if old is None else old, edited=False)
 
 
 def _change(path: Path, new: str) -> Change:

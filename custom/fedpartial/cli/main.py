@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedpartial import __version__
+from fedpartial.cli.store import store_app
 
 app = typer.Typer(
     name="fedpartial",
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(store_app)
 
 RUN_EXAMPLE = """
 [bold]Examples[/bold]
