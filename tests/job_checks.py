@@ -18,7 +18,7 @@ JOBS_DIR = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(folder for folder in JOBS_DIR.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 REFERENCE = JOBS_DIR / "fedavg"
 SITES, FULL = sorted(PHANTOM_POOLS["central"]), "full"
-POOLED = {"central", "central_plain", "segviz_central", "psmos_central"}
+POOLED = {"central", "central_plain", "segviz_central", "psmos_central", "mmds_central"}
 """Jobs of one site that holds the data of all."""
 
 META, SERVER, CLIENT = "meta.json", "app/config/config_fed_server.json", "app/config/config_fed_client.json"
@@ -29,8 +29,18 @@ SYSTEM_VARIABLES = {"SITE_NAME", "WORKSPACE", "JOB_ID", "ROOT_URL", "SECURE_MODE
 FLARE_KEYS = {"format_version", "executors", "workflows", "components", "task_data_filters", "task_result_filters"}
 
 
-OTHER_LENGTH = {("psmos_pretrain", "num_rounds"), ("psmos_central", "num_rounds"), ("psmos_central", "local_steps")}
-"""Only a part of the run that the preset is sized for; the paper's share of pretraining."""
+OTHER_LENGTH = {
+    ("psmos_pretrain", "num_rounds"),
+    *(
+        (job, name)
+        for job in ("psmos_central", "mmds_fedavg", "mmds_central")
+        for name in ("num_rounds", "local_steps")
+    ),
+}
+"""Only a part of the run that the preset is sized for; the paper's share of pretraining; rounds for as many steps as a
+site of MMDS takes alone."""
+STAGES = {1: ["pancreas", "spleen"], 2: ["kidney"], 3: ["liver"], 4: ["amos"], 5: ["amos"]}
+"""Who takes part in the stages of MMDS (METHODS 4.4)."""
 
 # --- reading ------------------------------------------------------------------------------------------
 
@@ -125,7 +135,11 @@ def meta_faults(job: Path, meta: dict) -> list[str]:
 def sites_of(job: str) -> list[str]:
     """The sites that a job of this collection names."""
     if job in POOLED:
-        return ["psmos_central" if job == "psmos_central" else "central"]
+        return [job if job in PHANTOM_POOLS else "central"]
+    if job.startswith("mmds_stage"):
+        return STAGES[int(job[-1])]
+    if job in ("mmds_evaluate", "mmds_fedavg"):
+        return sorted([*SITES, "amos"])
     if job == "psmos_pretrain":
         return [FULL]
     return sorted([*SITES, FULL]) if job.startswith(("psmos", "fedmenu")) else SITES
@@ -179,7 +193,7 @@ def head_faults(configs: dict[str, dict]) -> list[str]:
     return found
 
 
-LATER_TASKS = {"fine_tune", "collect", "adapt"}
+LATER_TASKS = {"fine_tune", "collect", "adapt", "learn", "receive"}
 
 
 def later_task_faults(configs: dict[str, dict]) -> list[str]:
@@ -274,14 +288,15 @@ def plan_faults(job: Path, server: dict) -> list[str]:
     plan = next((entry["args"] for entry in server["components"] if entry["id"] == "plan"), {})
     found = [] if plan.get("job") == job.name else [f"{SERVER}#/components/plan/args/job: {plan.get('job')!r}"]
     family = job.name.partition("_")[0]
-    expected = {"segviz": "phantom_segviz", "psmos": "phantom_psmos", "fedmenu": "phantom_menu"}.get(family, "phantom")
+    expected = {name: f"phantom_{name}" for name in ("segviz", "psmos", "mmds")} | {"fedmenu": "phantom_menu"}
+    expected = expected.get(family, "phantom")
     if server.get("preset") != expected:
         return [*found, f"{SERVER}#/preset: {server.get('preset')!r}"]
     preset = get_preset(expected)
-    for name in ("num_rounds", "local_steps", *(("finetune_steps",) if "finetune_steps" in server else ())):
+    for name in ("num_rounds", "local_steps", *(n for n in ("finetune_steps", "distil_steps") if n in server)):
         if server.get(name) != getattr(preset, name) and (job.name, name) not in OTHER_LENGTH:
             found.append(f"{SERVER}#/{name}: {server.get(name)}; the preset is sized for {getattr(preset, name)}")
-        if plan.get(name) != f"{{{name}}}":
+        if name != "distil_steps" and plan.get(name) != f"{{{name}}}":
             found.append(f"{SERVER}#/components/plan/args/{name}: {plan.get(name)!r}")
     return found
 

@@ -22,6 +22,8 @@ ROOT = Path(fedpartial.__file__).parents[2]
 PROVISION = ROOT / "provision"
 POLICIES = PROVISION / "policy"
 SITES = ("kidney", "liver", "pancreas", "spleen")
+UNIVERSAL = ("extractor", "summary", "head", "reduction", "controller", "embeddings")
+"""Parts of the universal network, which a site uploads whole."""
 RIGHTS = (
     "submit_job",
     "clone_job",
@@ -89,12 +91,13 @@ def test_byoc_differs_in_one_right_and_in_a_launcher_that_needs_no_installed_pac
 
 
 def test_noise_is_added_to_the_reviewed_filters_and_no_head_leaves():
-    """FLARE's noise filters take a collected head for the change of one step and clip it to nothing."""
+    """FLARE's noise filters take a collected head, or a whole model, for the change of one step and clip it to nothing."""
     site, noise = (read(POLICIES / name / "privacy.json") for name in ("site", "site-noise"))
     (reviewed,), (noisy,) = site["scopes"], noise["scopes"]
     own = reviewed.pop("task_result_filters")
     parts = next(one for one in own if one["path"].endswith(".NamedParts"))["args"]["parts"]
-    parts.remove("heads.*")
+    for whole in ("heads.*", *(f"{name}.*" for name in UNIVERSAL)):
+        parts.remove(whole)
     shared, added = noisy["task_result_filters"][: len(own)], noisy.pop("task_result_filters")[len(own) :]
     assert shared == own
     assert [one["path"].rsplit(".", 1)[1] for one in added] == ["PercentilePrivacy", "SVTPrivacy"]

@@ -42,10 +42,11 @@ LOOK_SECONDS = 0.5
 class SingleRound(SiteTasks):
     """One stage of MMDS, or a part of it.
 
-    A site that fails, or whose model is refused, is named, and the stage goes on with the others as long as one model
-    came. Sites that are still training when the server has distilled are left out of the distribution.
+    A site that fails, or whose model is refused, is named, and the stage goes on with the others as long as min_clients
+    models come; what has come is kept in the store in any case. Sites that are still training when the server has distilled are left out of the distribution.
 
     Args:
+        min_clients: models that have to come in this stage (k of n).
         distil_steps: steps of training the global model; 0 distils nothing, the stored global model is distributed.
         learn: ask the sites for their local models; false only distributes and scores.
         enough: distil as soon as so many sites have uploaded (k of n); 0 waits for every site that lives.
@@ -61,6 +62,7 @@ class SingleRound(SiteTasks):
 
     def __init__(
         self,
+        min_clients: int,
         distil_steps: int,
         learn: bool = True,
         enough: int = 0,
@@ -77,10 +79,18 @@ class SingleRound(SiteTasks):
         recorder_id: str = "recorder",
     ):
         super().__init__(timeout, plan_id, persistor_id, recorder_id)
-        _check_numbers(distil_steps=distil_steps, enough=enough, grace=grace, deadline=deadline)
+        _check_numbers(
+            min_clients=min_clients, distil_steps=distil_steps, enough=enough, grace=grace, deadline=deadline
+        )
         rule = SelectionRule(form=entropy, domain=entropy_domain, min_fg_voxels=min_fg_voxels)
         self.how = Distillation(steps=distil_steps, rule=rule, warm_start=warm_start)
-        self.learn, self.enough, self.grace, self.deadline = learn, enough, grace, deadline
+        self.min_clients, self.learn, self.enough, self.grace, self.deadline = (
+            min_clients,
+            learn,
+            enough,
+            grace,
+            deadline,
+        )
         self.embeddings_file = embeddings
         self._uploaded: dict[str, int] = {}
         self._answered: set[str] = set()
@@ -136,9 +146,11 @@ class SingleRound(SiteTasks):
         if abort_signal.triggered:
             return False
         self._note_missing()
-        if not self._uploaded:
-            self.system_panic(f"no local model came. {self._reasons()}", fl_ctx)
-        return bool(self._uploaded)
+        if came := len(self._uploaded) >= max(self.min_clients, 1):
+            return came
+        number = f"{len(self._uploaded)} model(s) came and the stage needs {self.min_clients}"
+        self.system_panic(f"{number}. {self._reasons()}. What came is kept in the store for the next stage.", fl_ctx)
+        return False
 
     def _wait(self, asked: list[str], stop: Callable[[], bool]) -> None:
         """Until every site has answered or is gone, enough have uploaded, or the deadline has passed."""
@@ -192,7 +204,8 @@ class SingleRound(SiteTasks):
                 self.recorder.history.notes.append(f"{site} gave no model to this stage: {why}")
 
     def _reasons(self) -> str:
-        return "; ".join(f"{site}: {self.recorder.failures.get(site, 'no answer')}" for site in self.sites)
+        missing = [site for site in self.sites if site not in self._uploaded]
+        return "; ".join(f"{site}: {self.recorder.failures.get(site, 'no answer')}" for site in missing)
 
     # --- the global model ---------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from fedpartial.training.plan import Plan
 def check_local_model(site: str, model: object, plan: Plan, embeddings: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The classes of a site's whole model, which fits its preset; UpdateRefused, by name and tensor, for another.
 
-    embeddings: the vectors that the server gave, by class; of other classes the seeded ones are expected. Two models with different vectors for a class would not speak of the same class.
+    embeddings: the vectors that the server gave, by class; of other classes the seeded ones are expected. Two models
+    with different vectors for a class would not speak of the same class.
     """
     if not isinstance(model, Mapping) or not all(isinstance(name, str) for name in model):
         raise UpdateRefused(f"model of {site} refused: got {type(model).__name__}; expected tensors by name")
