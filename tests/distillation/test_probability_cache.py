@@ -58,10 +58,10 @@ def test_a_new_volume_and_a_changed_one_are_looked_at_and_no_other(tmp_path, vol
 def test_a_process_that_is_killed_goes_on_after_the_last_whole_volume(tmp_path, volumes):
     models, seen = Models(), []
     teacher = models.teacher("north", "liver")
-    windows = _windows(models, teacher, volumes)
+    stop = stopping_after(_windows(models, teacher, volumes))
 
-    def killed(left=stopping_after(windows)):
-        if left():
+    def killed():
+        if stop():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
