@@ -167,7 +167,7 @@ def test_every_number_of_every_method_is_known(passed, make_hospital, tiny, weig
         assert passed(KnownContent(), reply) is not None
         metrics = from_shareable(reply).meta[METRICS]
         reported |= {name for name, value in metrics.items() if isinstance(value, int | float)}
-    of_another_network = {"auxiliary"}  # tests/methods/test_fedmenu.py
+    of_another_network = {"auxiliary", "bce"}  # tests/methods/test_fedmenu.py, test_mmds.py
     assert reported | of_another_network == set(UPDATE_NUMBERS)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fedpartial.errors import ConfigError
-from fedpartial.presets import AnyNetwork, MenuConfig, NetworkConfig
+from fedpartial.presets import AnyNetwork, MenuConfig, NetworkConfig, UniversalConfig
 
 ENCODERS: dict[type, tuple[str, ...]] = {
     NetworkConfig: ("input_block.", "downsamples.", "bottleneck."),
     MenuConfig: ("encoders.",),
+    UniversalConfig: ("extractor.down.", "extractor.swinViT.", "extractor.encoder"),
 }
 """Beginnings of the names that belong to the encoder, by kind of network. What is left is the decoder."""
 
