@@ -298,8 +298,12 @@ def test_evaluation_mode_is_the_scores_of_the_logits():
 
 @pytest.mark.parametrize("classes", [[], ["liver", "liver"], ["background"], ["heart"]])
 def test_classes_that_are_none_of_the_label_space_are_refused(classes):
-    with pytest.raises(ConfigError, match="different classes"):
-        build_network(SMALL, seed=0, head_classes=classes)
+    for build in (
+        lambda: build_network(SMALL, seed=0, head_classes=classes),
+        lambda: build_universal(SMALL, seed=0, classes=classes),
+    ):
+        with pytest.raises(ConfigError, match="different classes"):
+            build()
 
 
 def test_another_network_has_no_classes_of_its_own():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fedpartial.errors import ConfigError
+from fedpartial.networks.classes import check_classes
 from fedpartial.networks.dynunet import build_dynunet
 from fedpartial.networks.menu import build_menu
 from fedpartial.networks.residual_unet import build_residual_unet
@@ -46,7 +47,6 @@ def training_outputs(output: Tensor, config: AnyNetwork) -> tuple[Tensor, ...]:
 
 
 def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:
-    classes = preset.label_space.classes
     if not isinstance(preset.network, WITH_HEADS):
         raise ConfigError(
             where=f"preset {preset.name}",
@@ -55,11 +55,4 @@ def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:
             expected="UNetConfig or UniversalConfig, the networks that have private heads",
             remedy="Choose a preset of SegViz or MMDS, or exchange all tensors.",
         )
-    if not head_classes or len(set(head_classes)) != len(head_classes) or set(head_classes) - set(classes):
-        raise ConfigError(
-            where=f"preset {preset.name}",
-            field="heads",
-            got=list(head_classes),
-            expected=f"different classes, each one of {', '.join(classes)}",
-            remedy="A head belongs to one class of the label space: correct the site's labels.",
-        )
+    check_classes(preset, head_classes)

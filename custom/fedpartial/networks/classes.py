@@ -8,9 +8,12 @@ Every other tensor serves all classes alike.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from fedpartial.errors import ConfigError
 from fedpartial.labels import LabelSpace
 from fedpartial.networks.split import HEADS
+from fedpartial.presets import Preset
 
 ENCODERS = "encoders."
 OUTPUT_LAYERS = re.compile(
@@ -18,6 +21,20 @@ OUTPUT_LAYERS = re.compile(
     r"|deep_supervision_heads\.\d+\.conv\.conv\.\w+"
     r"|heads\.joint\.1\.conv\.unit0\.conv\.\w+"  # residual U-Net: the second layer of its joint head
 )
+
+
+def check_classes(preset: Preset, classes: Sequence[str]) -> None:
+    """Raise ConfigError unless a network can have an output for each of these classes."""
+    known = preset.label_space.classes
+    if classes and len(set(classes)) == len(classes) and set(classes) <= set(known):
+        return
+    raise ConfigError(
+        where=f"preset {preset.name}",
+        field="heads",
+        got=list(classes),
+        expected=f"different classes, each one of {', '.join(known)}",
+        remedy="A head belongs to one class of the label space: correct the site's labels.",
+    )
 
 
 def organ_classes(space: LabelSpace) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpartial.labels import LabelSpace
+from fedpartial.networks.classes import check_classes
 from fedpartial.networks.embeddings import class_vectors
 from fedpartial.networks.part_seed import part_seed
 from fedpartial.networks.residual_unet import scores
@@ -125,9 +126,11 @@ def build_universal(
 
     Each part's first weights follow from the seed and the part's name, a class's vector from ``embeddings`` or from its
     name: a network starts the same whatever classes it has. The caller's random state is kept.
-    Raises ConfigError for a patch or widths that the extractor cannot have, and for a class without a vector.
+    Raises ConfigError for a patch or widths that the extractor cannot have, for names that are not classes of the label
+    space, and for a class without a vector.
     """
     config, space = preset.network, preset.label_space
+    check_classes(preset, space.classes if classes is None else classes)
     wanted = [name for name in space.classes if classes is None or name in classes]
     vectors = class_vectors(wanted, config.embedding, embeddings)
     with torch.random.fork_rng(devices=[]):
