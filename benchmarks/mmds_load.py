@@ -50,8 +50,8 @@ def main() -> None:
 
 
 def all_loads(store: Path, runs: Sequence[Path]) -> tuple[list[StageLoad], int]:
-    """The stages of both methods, and FedAvg's rounds in each of them."""
-    summary = Ledger(store / LEDGER).summary()
+    """The stages of both methods, and FedAvg's rounds in each of them. Jobs that only score are no stages."""
+    summary = [stage for stage in Ledger(store / LEDGER).summary() if stage.alone.all_sites.epochs]
     if len(summary) != len(runs):
         raise SystemExit(f"{store}: {len(summary)} stages in the ledger, and {len(runs)} runs of FedAvg")
     reports = [read_report(run / "report.json") for run in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import Task
@@ -53,14 +54,22 @@ class SiteTasks(Controller):
         without: sites that are not asked.
         """
         self.plan.attach(data)
-        clients = [c for c in self._engine.get_clients() if c.name not in without and not self._is_gone(c.name)]
+        clients = [client for client in self.living() if client.name not in without]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
-        with self.recorder.silence.watched(self.communicator, self._engine):
+        with self.watched():
             self.broadcast_and_wait(
                 task, fl_ctx, targets=clients, min_responses=len(clients), abort_signal=abort_signal
             )
 
-    def _is_gone(self, site: str) -> bool:
+    def watched(self) -> AbstractContextManager:
+        """Notice sites that fall silent while a workflow waits for answers."""
+        return self.recorder.silence.watched(self.communicator, self._engine)
+
+    def living(self) -> list[Client]:
+        """The sites of the job that are not known to be gone."""
+        return [client for client in self._engine.get_clients() if not self.is_gone(client.name)]
+
+    def is_gone(self, site: str) -> bool:
         return site in self.recorder.gone or bool(self.get_client_disconnect_time(site))
 
     def process_result_of_unknown_task(

@@ -25,7 +25,7 @@ from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
 from fedpartial.server.run_history import RunHistory, macro_dice
 from fedpartial.training.plan import Plan
-from fedpartial.training.reported import ADAPTATION_WAYS, ADAPTED, FACT_NUMBERS, LOCAL, WORDS
+from fedpartial.training.reported import ADAPTED, FACT_NUMBERS, LOCAL, OWN_WAYS, WORDS
 
 
 class FinalReport:
@@ -258,8 +258,8 @@ class FinalReport:
 
 
 def _adapted(by_model: Mapping[str, Mapping[str, object]]) -> dict[str, dict]:
-    """Way -> site -> what is known of the model that the site has adapted in this way."""
-    found = {way: by_model.get(f"{ADAPTED}{way}", {}) for way in ADAPTATION_WAYS}
+    """Way -> site -> what is known of the model that the site has adapted in this way, or has of its own."""
+    found = {way: by_model.get(f"{ADAPTED}{way}", {}) for way in OWN_WAYS}
     return {way: dict(sorted(by_site.items())) for way, by_site in found.items() if by_site}
 
 

@@ -25,6 +25,7 @@ from fedpartial.server.store_place import store_folder
 from fedpartial.training.plan import Plan
 
 SERVER = "server"
+UP, DOWN = "up", "down"
 DISTILLING = "distilling"
 
 
@@ -61,8 +62,9 @@ class Stage:
         return entry
 
     def sent(self, site: str, kind: str, direction: str, count: int) -> None:
-        """Note one message between a site and the server, with the bytes of its tensors."""
-        self.store.ledger.message(self.plan.job, site, direction, kind, count)
+        """Note one message between a site and the server, with the bytes of its tensors; one without any is not."""
+        if count:
+            self.store.ledger.message(self.plan.job, site, direction, kind, count)
 
     def _teacher(self, entry: Entry) -> Teacher:
         def load() -> nn.Module:
@@ -87,7 +89,7 @@ class Stage:
         preset, entries = self.plan.config, self.store.sites()  # now: another model may come while this one is made
         if not entries:
             raise ConfigError(
-                where=str(self.folder),
+                where="model store",
                 field="models",
                 got="none",
                 expected="a model of one site at least",
@@ -118,13 +120,18 @@ class Stage:
         return found
 
     def _start(self, how: Distillation) -> dict[str, Tensor] | None:
-        latest = self.latest() if how.warm_start else None
-        return None if latest is None else {name: torch.from_numpy(value) for name, value in latest.items()}
+        """The latest global model, where there is one and the stage goes on from it."""
+        if not how.warm_start or self.store.latest_global() is None:
+            return None
+        return {name: torch.from_numpy(value) for name, value in self.global_model().items()}
 
-    def latest(self) -> dict[str, np.ndarray] | None:
-        """The federation's global model, None before its first stage."""
+    def global_model(self) -> dict[str, np.ndarray]:
+        """The federation's latest; ConfigError before its first stage."""
         entry = self.store.latest_global()
-        return None if entry is None else self.store.load(entry)
+        if entry is None:
+            expected, remedy = "a global model", "Run a stage first, which distils one."
+            raise ConfigError(where="model store", field="global", got="none", expected=expected, remedy=remedy)
+        return self.store.load(entry)
 
 
 def _shown(what: str, loss: float | None) -> str:

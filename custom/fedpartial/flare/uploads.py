@@ -1,0 +1,130 @@
+"""The local models of a stage of MMDS as they arrive at the server, until enough of them are there, and later.
+
+The task stays open while the server goes on with its work: FLARE's clients drop the result of a task that is over, and
+a model that comes late must reach the store, for the next stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+
+from fedpartial.errors import ConfigError, NoSpaceLeft
+from fedpartial.flare.site_executor import LEARN
+from fedpartial.flare.site_tasks import SiteTasks
+from fedpartial.flare.weights import METRICS, payload_bytes
+from fedpartial.networks.universal import EMBEDDINGS
+from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
+from fedpartial.server.stage import DOWN, UP, Stage
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """min_clients: models that have to come. enough: stop waiting ``grace`` seconds after so many; 0 waits for all.
+    deadline: stop waiting after so many seconds; 0 for none. ConfigError for a negative one."""
+
+    min_clients: int
+    enough: int = 0
+    grace: float = 0.0
+    deadline: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise ConfigError(
+                    where="job",
+                    field=name,
+                    got=value,
+                    expected="a number of at least 0",
+                    remedy="Correct it in config_fed_server.json.",
+                )
+
+
+class Uploads:
+    """Asks the sites of a stage for their models and puts them into the store.
+
+    uploaded: site -> version; answered: also those that failed. phantom: whether a model was trained on the phantom.
+    """
+
+    def __init__(self, workflow: SiteTasks, stage: Stage, patience: Patience):
+        self.workflow, self.stage, self.patience = workflow, stage, patience
+        self.uploaded: dict[str, int] = {}
+        self.answered: set[str] = set()
+        self.phantom = False
+
+    @property
+    def enough_came(self) -> bool:
+        return len(self.uploaded) >= max(self.patience.min_clients, 1)
+
+    def collect(self, stop: Callable[[], bool], fl_ctx: FLContext) -> None:
+        """Ask every living site, and return when there is no more to wait for; later answers are stored too."""
+        workflow = self.workflow
+        vectors = {f"{EMBEDDINGS}{name}": vector for name, vector in self.stage.embeddings.items()}
+        data = DXO(data_kind=DataKind.WEIGHTS, data=vectors).to_shareable()
+        workflow.plan.attach(data)
+        asked = workflow.living()
+        for client in asked:
+            self.stage.sent(client.name, LEARN, DOWN, payload_bytes(vectors))
+        task = Task(name=LEARN, data=data, result_received_cb=self._received)
+        with workflow.watched():
+            workflow.broadcast(task, fl_ctx, targets=asked, min_responses=len(asked))
+            self._wait([client.name for client in asked], stop)
+
+    def _wait(self, asked: list[str], stop: Callable[[], bool]) -> None:
+        started, patience, enough_since = time.monotonic(), self.patience, None
+        while not stop():
+            now = time.monotonic()
+            if all(site in self.answered or self.workflow.is_gone(site) for site in asked):
+                return
+            if patience.deadline and now - started >= patience.deadline:
+                return
+            if patience.enough and len(self.uploaded) >= patience.enough:
+                enough_since = enough_since or now
+                if now - enough_since >= patience.grace:
+                    return
+            time.sleep(LOOK_SECONDS)
+
+    def missing(self, sites: list[str]) -> dict[str, str]:
+        """Why a site's model is not there, by site."""
+        failures = self.workflow.recorder.failures
+        other = {site: "gone" if self.workflow.is_gone(site) else "it has not finished" for site in sites}
+        return {site: failures.get(site, other[site]) for site in sites if site not in self.uploaded}
+
+    def _received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        """Also while the server distils: then the model waits in the store for the next stage."""
+        site, result = client_task.client.name, client_task.result
+        try:
+            if result.get_return_code() == ReturnCode.OK:
+                self._store(site, from_shareable(result), fl_ctx)
+            else:
+                reason = self.workflow.recorder.failures.setdefault(site, result.get_return_code())
+                self.workflow.log_error(fl_ctx, f"no model of {site}: {reason}")
+        except (ValueError, ConfigError, NoSpaceLeft) as refusal:  # ValueError: refused here, or FLARE's own
+            self.workflow.recorder.note_failure(site, str(refusal), fl_ctx)
+        finally:
+            self.answered.add(site)
+
+    def _store(self, site: str, dxo: DXO, fl_ctx: FLContext) -> None:
+        recorder = self.workflow.recorder
+        metrics, steps = dxo.get_meta_prop(METRICS), dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
+        check_update_metrics(site, metrics, self.stage.plan.config.label_space.classes)
+        if dxo.data_kind != DataKind.WEIGHTS or type(steps) is not int or steps < 0:
+            raise MetricsRefused(f"model of {site} refused: got {dxo.data_kind}, steps {steps!r:.40}")
+        entry, size = self.stage.accept(site, dxo.data, steps, metrics), payload_bytes(dxo.data)
+        self.stage.sent(site, LEARN, UP, size)
+        self.uploaded[site] = entry.version
+        self.phantom = self.phantom or metrics["source"] == "phantom"
+        recorder.history.add_update(site, metrics, size)
+        recorder.progress.write(
+            "model", site=site, version=entry.version, steps=steps, loss=metrics["loss"], bytes_up=size
+        )
+        workflow_says = f"{site}: version {entry.version} of its model is stored ({', '.join(entry.classes)})"
+        self.workflow.log_info(fl_ctx, workflow_says)
