@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fedpartial.presets import get_preset
-from fedpartial.server.model_store import PROBABILITIES, ModelStore
+from fedpartial.server.model_store import DISTILLING, PROBABILITIES, ModelStore
 
 PRESET = get_preset("phantom_mmds")
 STEPS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
@@ -40,6 +40,8 @@ def fill(store: ModelStore) -> None:
         cached = store.folder / PROBABILITIES / entry.key
         cached.mkdir(parents=True)
         (cached / "case.npy").write_bytes(b"1")
+    (store.folder / DISTILLING).mkdir()
+    (store.folder / DISTILLING / "state").write_bytes(b"1")
     store.ledger.message("first", "liver", "up", "model", 10)
 
 

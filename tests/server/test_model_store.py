@@ -16,8 +16,8 @@ from fedpartial.distillation import probabilities
 from fedpartial.distillation.teachers import teacher_key
 from fedpartial.errors import ConfigError, NoSpaceLeft
 from fedpartial.presets import get_preset
-from fedpartial.server import durable
-from fedpartial.server.model_store import GLOBAL, LEDGER, PROBABILITIES, Entry, ModelStore
+from fedpartial.server import durable, stage
+from fedpartial.server.model_store import DISTILLING, GLOBAL, LEDGER, PROBABILITIES, Entry, ModelStore
 from fedpartial.server.store_manifest import COPY, MANIFEST
 from fedpartial.server.store_place import STORE_FILE, default_stores, store_folder
 
@@ -297,10 +297,25 @@ def test_what_a_crash_has_left_goes_at_the_next_change_and_what_is_not_ours_stay
     assert [len(filled.history(name)) for name in ("liver", "spleen", GLOBAL)] == [2, 1, 2]
 
 
-def test_an_old_copy_of_the_manifest_is_renewed_by_a_change_that_changes_nothing(filled):
+def test_a_change_that_changes_nothing_finishes_what_a_crash_has_interrupted(filled):
+    leftover = only_file(filled, replace(filled.sites()["liver"], version=3))
+    leftover.write_bytes(b"of a withdrawal that was killed after its commit")
     (filled.folder / COPY).write_bytes(b"old")
     filled.add("liver", model(4, "liver", "liver_tumor"), preset=UNET, job="j")
+    assert not leftover.exists()
     assert (filled.folder / COPY).read_bytes() == (filled.folder / MANIFEST).read_bytes()
+
+
+def test_a_distillation_under_way_that_learns_from_who_withdraws_is_deleted(filled):
+    state = filled.folder / DISTILLING / "distillation.safetensors"
+    state.parent.mkdir()
+    for change in (lambda: filled.roll_back("liver", 1), lambda: filled.add("a", model(1), preset=UNET, job="j")):
+        state.write_bytes(b"student")
+        change()
+        assert state.exists()
+    filled.remove("liver")
+    assert not state.parent.exists()
+    assert stage.DISTILLING == DISTILLING
 
 
 def test_one_process_writes_at_a_time_and_readers_do_not_wait(filled):

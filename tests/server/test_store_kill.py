@@ -90,6 +90,7 @@ def test_what_is_renamed_is_on_the_disk_before_and_its_folder_after(tmp_path, mo
         assert steps[number - 1] == ("sync", source)
         assert steps[number + 2] == ("sync", os.path.dirname(target) or ".")
     committed = steps.index(("to", "manifest.json.copy")) + 1
+    assert steps.index(("to", "manifest.json")) < committed, "a copy is never ahead of what it is a copy of"
     deleted = [number for number, (what, path) in enumerate(steps) if what == "delete"]
     assert all(number > committed for number in deleted), "the manifest forgets a file before it goes"
     assert bool(deleted) == change.startswith("remove")

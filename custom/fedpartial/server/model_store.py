@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -24,11 +25,11 @@ from fedpartial.presets.config import Preset
 from fedpartial.server.durable import make_folder, write_durably
 from fedpartial.server.ledger import LEDGER, Ledger
 from fedpartial.server.manifest_file import ManifestFile
-from fedpartial.server.store_files import PROBABILITIES, model_file
+from fedpartial.server.store_files import DISTILLING, PROBABILITIES, model_file
 from fedpartial.server.store_manifest import GLOBAL, Entry, Manifest, Record, Removal, check_name
 from fedpartial.server.store_place import store_folder
 
-__all__ = ["GLOBAL", "LEDGER", "PROBABILITIES", "Entry", "ModelStore", "Removal", "store_folder"]
+__all__ = ["DISTILLING", "GLOBAL", "LEDGER", "PROBABILITIES", "Entry", "ModelStore", "Removal", "store_folder"]
 
 
 class ModelStore:
@@ -126,7 +127,8 @@ class ModelStore:
         """A site withdraws: delete all versions of its model and what was computed from them.
 
         with_globals: also delete the global models that learnt from it. Without it they stay, and are named in the
-        result. A site that is removed already: whatever is left of it is deleted.
+        result. A site that is removed already: whatever is left of it is deleted. A distillation under way starts anew
+        (one that is being computed fails when it is stored).
         """
         check_name(site, str(self.folder))
         with self._file.changing() as manifest:
@@ -134,12 +136,16 @@ class ModelStore:
                 raise self._unknown(manifest, site)
             learnt = manifest.distilled_from(site)
             versions = tuple(entry.version for entry in manifest.records[site].entries)
-            if not versions and not (with_globals and learnt):
-                return next(removal for removal in reversed(manifest.removals) if removal.site == site)
-            gone = learnt if with_globals else ()
-            removal = Removal(site=site, time=_now(), versions=versions, distilled_into=learnt, globals_deleted=gone)
-            self._file.commit(manifest.with_removal(removal))
-            return removal
+            if versions or (with_globals and learnt):
+                gone = learnt if with_globals else ()
+                removal = Removal(
+                    site=site, time=_now(), versions=versions, distilled_into=learnt, globals_deleted=gone
+                )
+                manifest = manifest.with_removal(removal)
+                self._file.commit(manifest)
+            if (self.folder / DISTILLING).is_dir():
+                shutil.rmtree(self.folder / DISTILLING)
+            return next(removal for removal in reversed(manifest.removals) if removal.site == site)
 
     def _add(
         self, name: str, weights: Mapping[str, np.ndarray], preset: Preset, job: str, teachers: dict[str, int]

@@ -15,6 +15,8 @@ from fedpartial.server.store_manifest import COPY, MANIFEST, NAME, Entry, Manife
 MODELS = "models"
 PROBABILITIES = "probabilities"
 """Folder of what was computed from the models: one folder for each version, called ``Entry.key``."""
+DISTILLING = "distilling"
+"""Folder of a distillation under way: weights that have begun to learn from the models."""
 VERSION_FILE = re.compile(r"v\d{5,}-[0-9a-f]{12}\.safetensors")
 CACHE_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-v[1-9]\d*-[0-9a-f]{12}")
 OWN = (MANIFEST, COPY, LEDGER)
