@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-FOLDED = {"classes": 9, "network\npreset": 12, "distilled from": 10}
+FOLDED = {"classes": 7, "network\npreset": 10, "distilled from": 10}
 """Columns that take several lines where the console is narrow -> their least width."""
 DESCRIBED = ("classes", "network\npreset", "size", "stored (UTC)\nby job")
 TRAFFIC, WORK = ("messages\nup", "messages\ndown", "bytes\nup", "bytes\ndown"), ("epochs", "steps", "time")
