@@ -30,9 +30,9 @@ EMBEDDINGS = "embeddings."
 START_LOGIT = -2.5
 """Of every voxel and class before training, about: a foreground probability of 0.08."""
 START_SHARES = (1.0, 1.0, 0.1, 0.0, 0.0, 0.0)
-"""Of a head's weights and biases before training (``layer_sizes``): their size as a share of He's. Measured on 64 steps
-of the phantom's pancreas: Dice 0.67; 0 with torch's own start, and with a logit of 0.
-"""
+"""Of a head's weights and biases before training (``layer_sizes``): their size as a share of He's. Loss of the last 8
+of 64 steps on the phantom: six classes 0.58, against 0.98 with torch's own start of reduction and controller, which
+hardly tells classes apart; two classes 0.70, 0.73, 0.77 for three seeds, 0.47, 0.50, 0.78 with a share of 0.5."""
 
 
 def universal_classes(names: Iterable[str]) -> tuple[str, ...]:
