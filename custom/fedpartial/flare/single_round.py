@@ -156,6 +156,7 @@ class SingleRound(SiteTasks):
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         site, result = client_task.client.name, client_task.result
         self.stage.sent(site, RECEIVE, DOWN, self._size)
+        self.recorder.history.add_download(site, self._size)
         if result.get_return_code() != ReturnCode.OK:
             reason = self.recorder.failures.get(site, result.get_return_code())
             self.log_error(fl_ctx, f"no scores of {site}: {reason}")

@@ -106,6 +106,11 @@ class RunHistory:
         self.best_dice, self.best_round = dice, round_number
         return True
 
+    def add_download(self, site: str, count: int) -> None:
+        """Bytes that a site of the current round has got after its update."""
+        if self.rounds and site in self.rounds[-1].sites:
+            self.rounds[-1].sites[site]["bytes_down"] += count
+
     def add_bytes(self, name: str, count: int) -> None:
         """Bytes that moved after the rounds."""
         self.bytes_after[name] = self.bytes_after.get(name, 0) + count
