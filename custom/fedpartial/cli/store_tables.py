@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FOLDED = {"classes": 7, "network\npreset": 10, "distilled from": 10}
 """Columns that take several lines where the console is narrow -> their least width."""
 DESCRIBED = ("classes", "network\npreset", "size", "stored (UTC)\nby job")
-TRAFFIC, WORK = ("messages\nup", "messages\ndown", "bytes\nup", "bytes\ndown"), ("epochs", "steps", "time")
+TRAFFIC, WORK = ("up", "down", "bytes\nup", "bytes\ndown"), ("epochs", "steps", "time")
 NUMBERS = ("version", "size", *TRAFFIC, *WORK)
 COPIES = "Backups of the store and models at other sites are not touched: see provision/README.md."
 
@@ -120,7 +120,7 @@ def loads(store: ModelStore) -> Shown:
         if not summary:
             say(console, "No message and no training is noted yet.")
             return
-        headings = ("stage", "site", *TRAFFIC, *WORK)
+        headings = ("stage, site", *TRAFFIC, *WORK)
         console.print(_table(headings, [row for one in summary for row in _stage(one)]))
 
     return Shown(content=content, show=show)
@@ -132,7 +132,8 @@ def _stage(one: StageSummary) -> list[list[str]]:
     lines += [(SERVER, one.alone.server)] if one.alone.server != Load() else []
     lines.append(("all sites so far", one.cumulative.all_sites))
     lines += [("server so far", one.cumulative.server)] if one.cumulative.server != Load() else []
-    return [["" if index else one.stage, who, *_load(load)] for index, (who, load) in enumerate(lines)]
+    title = [one.stage, *[""] * len((*TRAFFIC, *WORK))]  # a column of its own would not fit a narrow console
+    return [title, *([f"  {who}", *_load(load)] for who, load in lines)]
 
 
 def _load(load: Load) -> list[str]:
