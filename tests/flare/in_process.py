@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,11 +120,18 @@ class Hospital:
 
 
 class InProcess(WFCommSpec):
-    """Sends tasks to hospitals one after the other; answers pass FLARE's events and the job's filters."""
+    """Sends tasks to hospitals one after the other; answers pass FLARE's events and the job's filters.
+
+    late: what a site waits for before it works on a task of ``broadcast``; it does so in a thread of its own.
+    asked: task and site of every task that was sent.
+    """
 
     def __init__(self, hospitals: dict[str, Hospital], filters: dict[str, list[Filter]]):
         self.hospitals, self.filters = hospitals, filters
         self.gone: set[str] = set()
+        self.late: dict[str, Callable[[], object]] = {}
+        self.threads: dict[str, threading.Thread] = {}
+        self.asked: list[tuple[str, str]] = []
 
     def get_client_disconnect_time(self, client_name: str) -> float | None:
         return 1.0 if client_name in self.gone else None
@@ -139,14 +148,35 @@ class InProcess(WFCommSpec):
         for client in targets or fl_ctx.get_engine().get_clients():
             if abort_signal is not None and abort_signal.triggered:
                 return
-            client_task = ClientTask(client, task)
-            if task.before_task_sent_cb:
-                task.before_task_sent_cb(client_task, fl_ctx)
-            received = on_the_wire(task.data)
-            answer = self._execute(client.name, task.name, received, abort_signal)
-            answer.set_cookie_jar(received.get_cookie_jar())
-            client_task.result = self._filtered(client.name, task.name, on_the_wire(answer), fl_ctx)
-            task.result_received_cb(client_task, fl_ctx)
+            self._work(client, task, fl_ctx, abort_signal)
+
+    def broadcast(
+        self, task: Task, fl_ctx: FLContext, targets=None, min_responses: int = 0, wait_time_after_min_received: int = 0
+    ) -> None:
+        """Without waiting for the sites of ``late``; the others have answered when it returns."""
+        for client in targets or fl_ctx.get_engine().get_clients():
+            arguments = (client, task, fl_ctx.clone(), fl_ctx.get_engine().signal)
+            if client.name in self.late:
+                self.threads[client.name] = threading.Thread(target=self._work_late, args=arguments, daemon=True)
+                self.threads[client.name].start()
+            else:
+                self._work(*arguments)
+
+    def _work_late(self, client: Client, *arguments) -> None:
+        self.late[client.name]()
+        self._work(client, *arguments)
+
+    def _work(self, client: Client, task: Task, fl_ctx: FLContext, signal: Signal | None) -> None:
+        """One site's whole task, there and back."""
+        self.asked.append((task.name, client.name))
+        client_task = ClientTask(client, task)
+        if task.before_task_sent_cb:
+            task.before_task_sent_cb(client_task, fl_ctx)
+        received = on_the_wire(task.data)
+        answer = self._execute(client.name, task.name, received, signal)
+        answer.set_cookie_jar(received.get_cookie_jar())
+        client_task.result = self._filtered(client.name, task.name, on_the_wire(answer), fl_ctx)
+        task.result_received_cb(client_task, fl_ctx)
 
     def _execute(self, site: str, task_name: str, task: Shareable, signal: Signal | None) -> Shareable:
         try:

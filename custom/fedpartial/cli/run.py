@@ -20,6 +20,7 @@ from fedpartial.cli.simulator import SERVER_APP, Simulation, simulator_command
 from fedpartial.cli.site_check import unused_site_files
 from fedpartial.cli.watch import Patience, Watch
 from fedpartial.server.run_state import RUN_STATE
+from fedpartial.sites import default_home
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,6 +105,12 @@ def _finish(prepared: Prepared, outcome: Outcome, console: Console, errors: Cons
         console.print(console_table(outcome.report))
     if (prepared.out / ADAPTED).is_dir():
         say(console, f"models that the sites adapted to themselves: {prepared.out / ADAPTED}/<site>/")
+    if federation := prepared.plan.federation:
+        home = (prepared.options.home or default_home()).absolute()
+        say(
+            console,
+            f"kept for later stages: {home / 'store' / federation}, and the sites' own models in {home / 'sites'}",
+        )
     if outcome.faults:
         say_faults(errors, outcome.faults)
         explain_failure(prepared.out, known=outcome.known, errors=errors)
@@ -124,6 +131,9 @@ def explain_failure(out: Path, *, known: bool, errors: Console) -> None:
 
 
 def _offer_continuation(prepared: Prepared, console: Console) -> None:
+    if prepared.plan.federation:
+        say(console, "what was trained and uploaded is kept; to continue, run the job again")
+        return
     if (prepared.workspace / SERVER_APP / RUN_STATE).exists():
         say(console, f"the finished rounds are kept; to continue: fedpartial resume {prepared.out} -o NEW_FOLDER")
 
