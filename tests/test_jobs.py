@@ -187,8 +187,8 @@ ALLOWED_DIFFERENCES = {
     "central": {*NAME, *ONE_SITE},
     "central_plain": {*NAME, *ONE_SITE, f"{METHOD}/args/unlabelled"},
 }
-"""Job -> file#JSON pointer of every value that differs from jobs/fedavg, or from the job in REFERENCES. An entry of a list that has an "id" goes by
-that id; "args" is compared as one value where "path" differs too."""
+"""Job -> file#JSON pointer of every value that differs from jobs/fedavg, or from the job in REFERENCES. An entry of a
+list that has an "id" goes by that id; "args" is compared as one value where "path" differs too."""
 
 
 # --- the jobs of this collection ----------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_byoc_differs_in_one_right_and_in_a_launcher_that_needs_no_installed_pac
 
 
 def test_noise_is_added_to_the_reviewed_filters_and_no_head_leaves():
-    """FLARE's noise filters take a collected head, or a whole model, for the change of one step and clip it to nothing."""
+    """FLARE's noise filters take a head or a whole model for the change of one step and clip it to nothing."""
     site, noise = (read(POLICIES / name / "privacy.json") for name in ("site", "site-noise"))
     (reviewed,), (noisy,) = site["scopes"], noise["scopes"]
     own = reviewed.pop("task_result_filters")
