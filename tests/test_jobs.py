@@ -83,11 +83,12 @@ ADAPTED = {
     f"{CLIENT}#/executors/0/executor/args",
 }
 
+ASYNCHRONOUS = ("deadline", "distil_steps", "embeddings", "enough", "entropy_domain", "linger", "warm_start")
 ONE_ROUND = {
     PRESET,
     *LENGTH,
     *OTHER_METHOD,
-    *(f"{SERVER}#/{name}" for name in ("deadline", "distil_steps", "enough", "entropy_domain", "warm_start")),
+    *(f"{SERVER}#/{name}" for name in ASYNCHRONOUS),
     *(f"{SERVER}#/{place}federation" for place in ("", "components/plan/args/")),
     *(f"{SERVER}#/components/{name}" for name in ("aggregator", "scalars", "shareable_generator")),
     f"{SERVER}#/components/persistor/args/generator_id",
@@ -99,11 +100,7 @@ ONE_ROUND = {
 } - OTHER_METHOD
 """Training without rounds, one upload, distillation."""
 FEDERATION = {f"{SERVER}#/federation"}
-DISTILLING = {
-    f"{SERVER}#/{place}{name}"
-    for place in ("", "workflows/single_round/args/")
-    for name in ("deadline", "distil_steps", "enough", "entropy_domain", "warm_start")
-}
+DISTILLING = {f"{SERVER}#/{place}{name}" for place in ("", "workflows/single_round/args/") for name in ASYNCHRONOUS}
 
 
 def plan_value(name: str) -> set[str]:

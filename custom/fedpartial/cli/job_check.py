@@ -11,6 +11,7 @@ from fedpartial.cli.job_build import build, config_of, json_error
 from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job
 from fedpartial.cli.json_file import read_json
 from fedpartial.errors import ConfigError
+from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.training.plan import Plan
 
 PRETRAIN_ROUNDS = "pretrain_rounds"
@@ -31,7 +32,7 @@ def check_job(job: Job, folder: Path) -> tuple[Plan | None, list[ConfigError]]:
         except ConfigError as fault:
             faults.append(_with_setting(job, fault))
     if plan is not None:
-        faults += _pretraining_faults(job, plan)
+        faults += _pretraining_faults(job, plan) + _stranger_faults(job, plan)
     return plan, list({str(fault): fault for fault in faults}.values())
 
 
@@ -58,6 +59,23 @@ def _pretraining_faults(job: Job, plan: Plan) -> list[ConfigError]:
         remedy=f"Leave that phase out with --set pretrain_rounds=0, or add {', '.join(absent)} to --sites.",
     )
     return [fault]
+
+
+def _stranger_faults(job: Job, plan: Plan) -> list[ConfigError]:
+    """A misspelt site would train all its classes, with the job's preset, and nobody would know."""
+    pooled = {member for site in job.sites for member in PHANTOM_POOLS.get(site, ())}
+    return [
+        ConfigError(
+            where=str(job.server_config),
+            field=name,
+            got=site,
+            expected=f"a site of this job ({', '.join(job.sites)})",
+            remedy=f"Correct the name, or leave it out with --set '{name}={{}}'.",
+        )
+        for name in ("site_presets", "site_classes")
+        for site in getattr(plan, name)
+        if site not in {*job.sites, *pooled} and ALL_SITES not in job.sites
+    ]
 
 
 def _with_setting(job: Job, fault: ConfigError) -> ConfigError:

@@ -324,6 +324,36 @@ def resume(
     raise typer.Exit(resume_run(run, out, min_sites, Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
+@app.command()
+def train_alone(
+    job: Annotated[str, typer.Argument(help="A job of MMDS, by name or folder, for example mmds_stage2.")],
+    site: Annotated[str, typer.Option(help="The site's name in that job.")],
+    site_config: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with <site>.json.")] = None,
+    preset: Annotated[str | None, typer.Option(help="The preset that the job will have.")] = None,
+    local_steps: Annotated[int | None, typer.Option(min=1, help="The local steps that the job will have.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The seed that the job will have.")] = None,
+    values: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SET_HELP)] = None,
+) -> None:
+    """Train a site's own model for MMDS now; the job that later asks for it trains nothing and uploads it.
+
+    Interrupted, the same command goes on. Exit codes: 0 trained, 1 training failed, 2 something given is wrong.
+    """
+    from rich.console import Console
+
+    from fedpartial.cli.train_alone import Request, train_site_alone
+
+    request = Request(
+        job=job,
+        site=site,
+        site_config=site_config,
+        preset=preset,
+        local_steps=local_steps,
+        seed=seed,
+        values=_settings(values),
+    )
+    raise typer.Exit(train_site_alone(request, Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
 @app.command(epilog=PREDICT_EXAMPLE)
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A global model that a run has written.")],

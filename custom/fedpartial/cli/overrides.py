@@ -16,8 +16,9 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.record import EXTERNAL_NAMES
 from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.presets import PRESETS
+from fedpartial.sites import PUBLIC
 
-RESERVED_NAMES = (SERVER, *EXTERNAL_NAMES)
+RESERVED_NAMES = (SERVER, PUBLIC, *EXTERNAL_NAMES)
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_overrides, write_method
+from fedpartial.cli.public_check import check_public
 from fedpartial.cli.simulator import default_threads, plain_path
 from fedpartial.cli.site_check import SiteFolder, check_sites, open_site_folder, stage_site_files
 from fedpartial.cli.start_model import with_start_model
@@ -53,8 +54,8 @@ class Options:
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """A run without known faults, of which only temporary files exist. ``job`` is the changed copy; ``sites`` includes
-    an external set with a file; ``local`` holds the site files as FLARE gets them; ``plain_out`` is ``out`` by a path
-    that FLARE can hold."""
+    an external set and public images with a file; ``local`` holds the site files as FLARE gets them; ``plain_out`` is
+    ``out`` by a path that FLARE can hold."""
 
     options: Options
     job: Job
@@ -113,7 +114,8 @@ def check(options: Options, temporary: Path, out_folder: Callable[[Options, str]
     if plan is not None:
         copy = _tried(faults, lambda: with_start_model(copy, plan, options.start_from)) or copy
     sites, found = check_sites(job.sites, files, plan, options.device)
-    faults += found
+    public, wrong = check_public(job, plan, sites, files) if plan else ([], [])
+    sites, faults = [*sites, *public], [*faults, *found, *wrong]
     if faults or plan is None or out is None or plain_out is None:
         raise Refused([renamed(fault, str(copy.folder), str(job.folder)) for fault in faults])
     stage_site_files(sites, files, _new_folder(temporary / "local"))

@@ -86,8 +86,9 @@ def stage_site_files(sites: Sequence[SiteConfig | SitePool], files: SiteFolder, 
         given = json.loads(site_file(files.config_dir, site.name).read_text(encoding="utf-8"))
         if "data_root" in given:
             given["data_root"] = files.as_given(str(site.data_root))
-        if "cache_dir" in given:
-            given["cache_dir"] = files.as_given(str(site.cache_dir))
+        for field in ("cache_dir", "model_dir"):
+            if field in given:
+                given[field] = files.as_given(str(getattr(site, field)))
         target = site_file(local, site.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")

@@ -37,13 +37,13 @@ def public_volumes(
     if site.source == "phantom":
         with needs_space("the phantom", site.data_root):
             ensure_phantom(site.data_root.parent, site.name, progress=lambda *counts: report("phantom case", *counts))
-    listed = replace(site, datalist=_unlabelled_list(site, _images(site)))
+    listed = replace(site, datalist=_unlabelled_list(site, listed_images(site)))
     prepared = prepare_cases(listed, preset, (UNLABELLED,), lambda *counts: report("prepared case", *counts[:2]))
     return prepared.cases[UNLABELLED]
 
 
-def _images(site: SiteConfig) -> list[str]:
-    """What "training" of the datalist lists."""
+def listed_images(site: SiteConfig) -> list[Path]:
+    """The files that "training" of the datalist lists; ConfigError for a list that is not one of images alone."""
     try:
         given = json.loads(site.datalist.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -52,7 +52,8 @@ def _images(site: SiteConfig) -> list[str]:
     check_keys(given, list(given) if isinstance(given, dict) else (), (SPLIT,), where=str(site.datalist))
     if not isinstance(given[SPLIT], list) or not given[SPLIT]:
         raise _error(site, SPLIT, given[SPLIT], "a list of at least one image", 'For example [{"image": "a.nii.gz"}].')
-    return [_image(site, f"{SPLIT}[{index}]", entry) for index, entry in enumerate(given[SPLIT])]
+    names = (_image(site, f"{SPLIT}[{index}]", entry) for index, entry in enumerate(given[SPLIT]))
+    return [site.data_root / name for name in names]
 
 
 def _image(site: SiteConfig, field: str, entry: object) -> str:
@@ -66,9 +67,9 @@ def _image(site: SiteConfig, field: str, entry: object) -> str:
     return entry["image"]
 
 
-def _unlabelled_list(site: SiteConfig, images: list[str]) -> Path:
+def _unlabelled_list(site: SiteConfig, images: list[Path]) -> Path:
     """A datalist of our own with the same images as cases that may lack a label; its name follows from its content."""
-    cases = [{"image": str(site.data_root / image)} for image in images]
+    cases = [{"image": str(image)} for image in images]
     text = json.dumps({SPLIT: [], UNLABELLED: cases})
     path = site.cache_dir / "public" / f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
@@ -28,11 +27,10 @@ from fedpartial.networks.fusion import LOG_ODDS
 from fedpartial.networks.personal import PERSONAL, personal_network
 from fedpartial.networks.universal import universal_classes
 from fedpartial.sites import read_site
-from fedpartial.training.alone import Trained, alone, recipe, train_alone
+from fedpartial.training.alone import Trained, open_alone, train_alone
 from fedpartial.training.inference import load_network
 from fedpartial.training.model_file import model_info
 from fedpartial.training.own_models import OwnModels
-from fedpartial.training.plan import Plan
 from fedpartial.training.reported import ADAPTED
 from fedpartial.training.site_session import SiteSession
 
@@ -55,7 +53,9 @@ class LoneLearner(SiteLearner):
 
     def _learn(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         plan, embeddings = plan_of_task(task), from_shareable(task).data
-        session, own = self._alone(plan, embeddings)
+        site = read_site(self.site, self.config_dir)
+        session, own = open_alone(site, plan, self.method, embeddings, self._say_step)
+        self._session = session
         with needs_space("the site's models", own.folder):
             trained = train_alone(session, own, embeddings, lambda: abort_signal.triggered, self._say_portion)
         said = f"{trained.steps} step(s) of training" if trained.steps else "trained before, unchanged"
@@ -63,22 +63,6 @@ class LoneLearner(SiteLearner):
         scores = session.validation_scores(trained.weights, lambda: abort_signal.triggered)
         stop_if(abort_signal)
         return self._upload(trained, session, scores, payload_bytes(embeddings))
-
-    def _alone(self, plan: Plan, embeddings: Mapping[str, np.ndarray]) -> tuple[SiteSession, OwnModels]:
-        """The session of training alone, whose state lies in the site's folder under the recipe's name."""
-        site = read_site(self.site, self.config_dir)
-        own = OwnModels(site.model_dir, plan.federation)
-        session = SiteSession(
-            site=site,
-            plan=alone(plan, self.site),
-            method=self.method,
-            state_dir=own.folder,
-            start_from="local",
-            on_step=self._say_step,
-        )
-        session.state_dir = own.training_dir(recipe(session, embeddings))
-        self._session = session
-        return session, own
 
     def _say_portion(self, portion: int) -> None:
         self._round = portion

@@ -16,6 +16,7 @@ from nvflare.apis.signal import Signal
 
 from fedpartial.distillation.distiller import Distilled
 from fedpartial.distillation.entropy import Domain, Form, SelectionRule
+from fedpartial.distillation.selection import taught
 from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space
 from fedpartial.flare.lone_learner import FINAL, OWN, PERSONALISED
 from fedpartial.flare.persistor import GLOBAL_MODEL, read_own
@@ -45,7 +46,8 @@ class SingleRound(SiteTasks):
         learn: ask the sites for their local models; false only distributes and scores.
         enough: distil as soon as so many sites have uploaded; 0 waits for every site that lives.
         grace: seconds to wait for others after that.
-        deadline: seconds after which the server distils what has arrived; 0 for none.
+        deadline: seconds after which the server distils what has arrived, if that is min_clients; 0 for none.
+        linger: seconds that the job stays open for late models when all else is done; they are for the next stage.
         warm_start: begin with the latest global model; the paper begins at random.
         entropy: "one_sided" as in the paper, or "binary".
         entropy_domain: "predicted_fg", or "all" as in the paper, where an empty map wins by being empty.
@@ -62,6 +64,7 @@ class SingleRound(SiteTasks):
         enough: int = 0,
         grace: float = 0.0,
         deadline: float = 0.0,
+        linger: float = 0.0,
         warm_start: bool = False,
         entropy: Form = "one_sided",
         entropy_domain: Domain = "predicted_fg",
@@ -73,7 +76,9 @@ class SingleRound(SiteTasks):
         recorder_id: str = "recorder",
     ):
         super().__init__(timeout, plan_id, persistor_id, recorder_id)
-        self.patience = Patience(min_clients=min_clients, enough=enough, grace=grace, deadline=deadline)
+        times = {"grace": grace, "deadline": deadline, "linger": linger}
+        self.patience = Patience(min_clients=min_clients, enough=enough, **times)
+        _check_steps(distil_steps)
         rule = SelectionRule(form=entropy, domain=entropy_domain, min_fg_voxels=min_fg_voxels)
         self.how = Distillation(steps=distil_steps, rule=rule, warm_start=warm_start)
         self.learn, self.embeddings_file = learn, embeddings
@@ -98,6 +103,8 @@ class SingleRound(SiteTasks):
             self._distil(abort_signal)
         if not abort_signal.triggered:
             self._distribute(abort_signal, fl_ctx)
+        if self.learn and not abort_signal.triggered:
+            self.uploads.wait_for_late(lambda: abort_signal.triggered)
 
     def _open(self, fl_ctx: FLContext) -> Stage:
         root, plan, given = Path(job_root(fl_ctx)), self.plan.plan, {}
@@ -152,6 +159,9 @@ class SingleRound(SiteTasks):
         task = DXO(data_kind=DataKind.WEIGHTS, data=weights).to_shareable()
         self.ask(RECEIVE, task, self._scores_received, abort_signal, fl_ctx, without=training)
         self.recorder.history.phases["distribution and scores"] = time.monotonic() - started
+        for site in sorted(set(self.sites) - self.recorder.adapted.keys() - training):
+            why = self.recorder.failures.get(site, "gone" if self.is_gone(site) else "no answer")
+            self.recorder.history.notes.append(f"{site} has not scored the global model: {why}")
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         site, result = client_task.client.name, client_task.result
@@ -174,6 +184,14 @@ class SingleRound(SiteTasks):
         self.recorder.progress.write("scored", site=site)
 
 
+def _check_steps(steps: object) -> None:
+    if type(steps) is int and steps >= 0:
+        return
+    remedy = "Correct it in config_fed_server.json."
+    expected = "a whole number of at least 0"
+    raise ConfigError(where="job", field="distil_steps", got=steps, expected=expected, remedy=remedy)
+
+
 def check_models(site: str, answer: Mapping) -> None:
     """No site speaks for another's model, and the global one is always scored; MetricsRefused."""
     found = {model for field in SCORES for model in answer.get(field, ())}
@@ -184,9 +202,6 @@ def check_models(site: str, answer: Mapping) -> None:
 
 def who_taught(found: Distilled) -> str:
     """For the report: of which model each class was learnt, on how many volumes."""
-    counts: dict[str, dict[str, int]] = {}
-    for choice in found.choices:
-        by_teacher = counts.setdefault(choice.klass, {})
-        by_teacher[choice.teacher] = by_teacher.get(choice.teacher, 0) + 1
+    counts = taught(found.choices)
     lines = (f"{name}: " + ", ".join(f"{t} {n}" for t, n in sorted(by.items())) for name, by in counts.items())
     return f"Teachers by class and number of public volumes: {'; '.join(lines)}"

@@ -6,6 +6,7 @@ a model that comes late must reach the store, for the next stage.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 
-from fedpartial.errors import ConfigError, NoSpaceLeft
+from fedpartial.errors import ConfigError
 from fedpartial.flare.site_executor import LEARN
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.networks.universal import EMBEDDINGS
 from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
 from fedpartial.server.stage import DOWN, UP, Stage
+from fedpartial.training.reported import LARGEST
 
 LOOK_SECONDS = 0.5
 
@@ -29,23 +31,28 @@ LOOK_SECONDS = 0.5
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """min_clients: models that have to come. enough: stop waiting ``grace`` seconds after so many; 0 waits for all.
-    deadline: stop waiting after so many seconds; 0 for none. ConfigError for a negative one."""
+    deadline: stop waiting after so many seconds; 0 for none. linger: wait so many seconds for late models when the rest
+    of the stage is done. ConfigError for values that cannot be."""
 
     min_clients: int
     enough: int = 0
     grace: float = 0.0
     deadline: float = 0.0
+    linger: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ConfigError(
-                    where="job",
-                    field=name,
-                    got=value,
-                    expected="a number of at least 0",
-                    remedy="Correct it in config_fed_server.json.",
-                )
+            whole = name in ("min_clients", "enough")
+            if (type(value) is not int and (whole or type(value) is not float)) or not 0 <= value < math.inf:
+                raise _wrong(name, value, f"a {'whole ' if whole else ''}number of at least 0")
+        if 0 < self.enough < self.min_clients:
+            expected = f"0, or at least min_clients ({self.min_clients}), without which nothing is distilled"
+            raise _wrong("enough", self.enough, expected)
+
+
+def _wrong(field: str, got: object, expected: str) -> ConfigError:
+    remedy = "Correct it in config_fed_server.json; min_clients is --min-sites of 'fedpartial bundle'."
+    return ConfigError(where="job", field=field, got=got, expected=expected, remedy=remedy)
 
 
 class Uploads:
@@ -73,17 +80,29 @@ class Uploads:
         asked = workflow.living()
         for client in asked:
             self.stage.sent(client.name, LEARN, DOWN, payload_bytes(vectors))
-        task = Task(name=LEARN, data=data, result_received_cb=self._received)
+        self._task = Task(name=LEARN, data=data, result_received_cb=self._received)
+        self._asked = [client.name for client in asked]
         with workflow.watched():
-            workflow.broadcast(task, fl_ctx, targets=asked, min_responses=len(asked))
-            self._wait([client.name for client in asked], stop)
+            workflow.broadcast(self._task, fl_ctx, targets=asked, min_responses=len(asked))
+            self._wait(stop)
 
-    def _wait(self, asked: list[str], stop: Callable[[], bool]) -> None:
+    def wait_for_late(self, stop: Callable[[], bool]) -> None:
+        """When all else is done: give sites that are still training the time that the job allows."""
+        until = time.monotonic() + self.patience.linger
+        with self.workflow.watched():
+            while not stop() and not self._over and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS)
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more can come: all have answered or are gone, or FLARE has ended the task."""
+        settled = all(site in self.answered or self.workflow.is_gone(site) for site in self._asked)
+        return settled or self._task.completion_status is not None
+
+    def _wait(self, stop: Callable[[], bool]) -> None:
         started, patience, enough_since = time.monotonic(), self.patience, None
-        while not stop():
+        while not stop() and not self._over:
             now = time.monotonic()
-            if all(site in self.answered or self.workflow.is_gone(site) for site in asked):
-                return
             if patience.deadline and now - started >= patience.deadline:
                 return
             if patience.enough and len(self.uploaded) >= patience.enough:
@@ -107,7 +126,8 @@ class Uploads:
             else:
                 reason = self.workflow.recorder.failures.setdefault(site, result.get_return_code())
                 self.workflow.log_error(fl_ctx, f"no model of {site}: {reason}")
-        except (ValueError, ConfigError, NoSpaceLeft) as refusal:  # ValueError: refused here, or FLARE's own
+        except (ValueError, ConfigError, OSError, ArithmeticError) as refusal:
+            # ValueError: refused here, or FLARE's own. What is not caught here would end the task for all sites.
             self.workflow.recorder.note_failure(site, str(refusal), fl_ctx)
         finally:
             self.answered.add(site)
@@ -116,7 +136,7 @@ class Uploads:
         recorder = self.workflow.recorder
         metrics, steps = dxo.get_meta_prop(METRICS), dxo.get_meta_prop(MetaKey.NUM_STEPS_CURRENT_ROUND)
         check_update_metrics(site, metrics, self.stage.plan.config.label_space.classes)
-        if dxo.data_kind != DataKind.WEIGHTS or type(steps) is not int or steps < 0:
+        if dxo.data_kind != DataKind.WEIGHTS or type(steps) is not int or not 0 <= steps < LARGEST:
             raise MetricsRefused(f"model of {site} refused: got {dxo.data_kind}, steps {steps!r:.40}")
         entry, size = self.stage.accept(site, dxo.data, steps, metrics), payload_bytes(dxo.data)
         self.stage.sent(site, LEARN, UP, size)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 
 import numpy as np
+
+GENERATOR = threading.Lock()
+"""Held while first weights are drawn: torch's generator is one for all threads, and a server builds a network in one
+thread to check a model that arrives while another thread makes its own."""
 
 
 def part_seed(seed: int, name: str) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fedpartial.labels import LabelSpace
 from fedpartial.networks.classes import check_classes
 from fedpartial.networks.embeddings import class_vectors
-from fedpartial.networks.part_seed import part_seed
+from fedpartial.networks.part_seed import GENERATOR, part_seed
 from fedpartial.networks.residual_unet import scores
 from fedpartial.networks.universal_extractors import build_extractor, group_count
 from fedpartial.presets import Preset, UniversalConfig
@@ -133,7 +133,7 @@ def build_universal(
     check_classes(preset, space.classes if classes is None else classes)
     wanted = [name for name in space.classes if classes is None or name in classes]
     vectors = class_vectors(wanted, config.embedding, embeddings)
-    with torch.random.fork_rng(devices=[]):
+    with GENERATOR, torch.random.fork_rng(devices=[]):
         return UniversalNetwork(config, _parts(preset, seed), vectors, space)
 
 

@@ -11,7 +11,7 @@ from fedpartial.presets.config import OptimizerConfig, Preset, UniversalConfig
 GREAT_VESSELS = LabelSpace(organs=(*ABDOMEN.organs, Organ(name="aorta"), Organ(name="vena_cava")))
 """The classes of ConDistFL and two vessels, which a site of the phantom brings into the federation late."""
 
-NINETEEN = LabelSpace(
+ORGANS_AND_LESIONS = LabelSpace(
     organs=(
         Organ(name="spleen"),
         Organ(name="kidney", lesions=("kidney_tumor", "kidney_cyst")),
@@ -29,12 +29,12 @@ NINETEEN = LabelSpace(
         Organ(name="prostate_uterus"),
     )
 )
-"""The classes of the paper (METHODS 4.4), but for the kidneys, which are one class here: a lesion of an organ with
+"""The 19 classes of the paper (METHODS 4.4) with right and left kidney as one, so 18: a lesion of an organ with
 sides would need sides of its own (fedpartial.labels)."""
 
 MMDS_PAPER = Preset(
     name="mmds",
-    label_space=NINETEEN,
+    label_space=ORGANS_AND_LESIONS,
     spacing_mm=(1.5, 1.5, 1.5),
     window_hu=(-175.0, 250.0),
     normalise_subtract=-175.0,

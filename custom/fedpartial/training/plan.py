@@ -21,7 +21,7 @@ LEAST = {
     "validate_every": 1,
 }
 """The smallest value of every number of a plan."""
-FEDERATION = re.compile(r"[A-Za-z0-9_-]{0,64}")
+FEDERATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?")
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -101,8 +101,13 @@ class Plan:
         if any(given) and not isinstance(get_preset(self.preset).network, UniversalConfig):
             raise _wrong("preset", self.preset, "a preset of the universal network (phantom_mmds, mmds)")
         for name in ("site_presets", "site_classes"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise _wrong(name, getattr(self, name), "an object with a value for a site's name")
+            by_site = getattr(self, name)
+            if not isinstance(by_site, Mapping) or not all(isinstance(site, str) and site for site in by_site):
+                raise _wrong(name, by_site, "an object with a value for a site's name")
+        if empty := [site for site, names in self.site_classes.items() if not names]:
+            raise _wrong("site_classes", dict(self.site_classes), f"a class at least for {empty[0]}")
+        if not all(isinstance(preset, str) for preset in self.site_presets.values()):
+            raise _wrong("site_presets", dict(self.site_presets), "the name of a preset for each site")
         object.__setattr__(self, "classes", self._class_names("classes", self.classes))
         by_site = {site: self._class_names("site_classes", names) for site, names in self.site_classes.items()}
         object.__setattr__(self, "site_classes", by_site)
@@ -112,7 +117,8 @@ class Plan:
 
     def _class_names(self, where: str, names: object) -> tuple[str, ...]:
         known = self.config.label_space.classes
-        if not isinstance(names, list | tuple) or len(set(names)) < len(names) or set(names) - set(known):
+        texts = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not texts or len(set(names)) < len(names) or set(names) - set(known):
             raise _wrong(where, names, f"a list of different classes out of {', '.join(known)}")
         return tuple(name for name in known if name in names)
 
@@ -170,8 +176,8 @@ class Plan:
 
 def check_federation(name: object) -> None:
     """It becomes the name of a folder at server and sites: ConfigError for anything else."""
-    if not isinstance(name, str) or not FEDERATION.fullmatch(name):
-        raise _wrong("federation", name, "a name of up to 64 letters, digits, - and _")
+    if not isinstance(name, str) or not FEDERATION.fullmatch(name) or name == "global":
+        raise _wrong("federation", name, "a name of up to 64 letters, digits, - and _, a letter or digit first")
 
 
 def differs_in_network_only(one: Preset, other: Preset) -> bool:

@@ -1,0 +1,133 @@
+"""``fedpartial train-alone``: the local training of a site of MMDS, whenever it likes; a job uploads it later."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedpartial.cli.console import say, say_faults
+from fedpartial.cli.job_build import build
+from fedpartial.cli.job_check import check_job
+from fedpartial.cli.job_folder import SERVER, Job, find_job, read_job, write_job
+from fedpartial.cli.overrides import values_to_change, with_overrides
+from fedpartial.cli.site_check import check_sites, open_site_folder
+from fedpartial.errors import ConfigError, DataFaults
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedpartial.sites import SiteConfig, SitePool
+    from fedpartial.training.plan import Plan
+
+SUCCESS, FAILED, USER_ERROR = 0, 1, 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The command line: the job in which the site will take part, with the values that it will have there."""
+
+    job: str
+    site: str
+    site_config: Path | None = None
+    preset: str | None = None
+    local_steps: int | None = None
+    seed: int | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found without a fault."""
+
+    plan: Plan
+    site: SiteConfig | SitePool
+    method: object
+    embeddings: Mapping
+
+
+def train_site_alone(request: Request, console: Console, errors: Console) -> int:
+    """The whole command; returns its exit code."""
+    from fedpartial.training.local_trainer import TrainingDiverged
+
+    with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary:
+        try:
+            return _train(_checked(request, Path(temporary)), console)
+        except (ConfigError, DataFaults) as fault:
+            say_faults(errors, [fault])
+            return USER_ERROR
+        except TrainingDiverged as fault:
+            say_faults(errors, [fault])
+            return FAILED
+        except KeyboardInterrupt:
+            say(errors, "interrupted; what was trained is kept, and the same command goes on", "yellow")
+            return INTERRUPTED
+
+
+def _checked(request: Request, temporary: Path) -> Checked:
+    """The job's plan and method and the site's file; ConfigError for the first fault."""
+    values = values_to_change(
+        preset=request.preset,
+        rounds=None,
+        local_steps=request.local_steps,
+        seed=request.seed,
+        others=request.values,
+    )
+    asked = with_overrides(read_job(find_job(request.job)), values, None)
+    job = write_job(asked, temporary / "job" / asked.name)
+    plan, faults = check_job(job, temporary / "build")
+    files = open_site_folder(request.site_config, temporary)
+    sites, wrong = check_sites([request.site], files, plan, None)
+    if found := [*faults, *wrong]:
+        raise found[0]
+    learner = build(job, next(iter(job.sites)), temporary / "client").get("learner")
+    if not plan.federation or not hasattr(learner, "learn"):
+        expected, remedy = "a job whose sites train alone", "Name one of jobs/mmds*."
+        raise ConfigError(where=str(job.folder), field="learner", got=job.name, expected=expected, remedy=remedy)
+    site = next(site for site in sites if site.name == request.site)
+    return Checked(plan=plan, site=site, method=learner.method, embeddings=_embeddings(job, plan, temporary))
+
+
+def _embeddings(job: Job, plan: Plan, temporary: Path) -> dict:
+    """The class vectors that the server would send: a file of its app, which a variable of the job names."""
+    from fedpartial.networks.embeddings import read_embeddings
+    from fedpartial.networks.universal import EMBEDDINGS
+
+    name = job.server.get("embeddings", "")
+    if not name:
+        return {}
+    found = read_embeddings(job.folder / job.app_of(SERVER) / Path(str(name)).name, plan.config.network.embedding)
+    return {f"{EMBEDDINGS}{klass}": vector for klass, vector in found.items()}
+
+
+def _train(checked: Checked, console: Console) -> int:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fedpartial.training.alone import open_alone, train_alone
+
+    started, done_before, loss_text = time.monotonic(), [0], "loss {task.fields[loss]:.3f}"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(loss_text))
+    say(console, f"{checked.site.name}: preparing cases")
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("local steps", total=checked.plan.local_steps, loss=float("nan"))
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(task, completed=done_before[0] + step, loss=loss)
+
+        session, own = open_alone(checked.site, checked.plan, checked.method, checked.embeddings, on_step)
+
+        def on_portion(portion: int) -> None:
+            done_before[0] = portion * session.plan.schedule.local_steps
+
+        trained = train_alone(session, own, checked.embeddings, lambda: False, on_portion)
+        bar.update(task, completed=checked.plan.local_steps)
+    scores = session.validation_scores(trained.weights)
+    took = f"{trained.steps} steps in {time.monotonic() - started:.0f} s" if trained.steps else "trained before"
+    means = ", ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in scores.items())
+    say(console, f"{own.local}: {took}; validation Dice {means or 'of no case'}")
+    say(console, "It is uploaded when a job of this federation asks this site for its model.")
+    return SUCCESS
