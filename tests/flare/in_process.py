@@ -122,8 +122,8 @@ class Hospital:
 class InProcess(WFCommSpec):
     """Sends tasks to hospitals one after the other; answers pass FLARE's events and the job's filters.
 
-    late: what a site waits for before it works on a task of ``broadcast``; it does so in a thread of its own.
-    asked: task and site of every task that was sent.
+    late: what a site waits for, in a thread of its own, before it works on a task of ``broadcast``; after False it does
+        not. asked: task and site of every task that was sent. tasks: the latest of every name.
     """
 
     def __init__(self, hospitals: dict[str, Hospital], filters: dict[str, list[Filter]]):
@@ -132,6 +132,7 @@ class InProcess(WFCommSpec):
         self.late: dict[str, Callable[[], object]] = {}
         self.threads: dict[str, threading.Thread] = {}
         self.asked: list[tuple[str, str]] = []
+        self.tasks: dict[str, Task] = {}
 
     def get_client_disconnect_time(self, client_name: str) -> float | None:
         return 1.0 if client_name in self.gone else None
@@ -148,7 +149,7 @@ class InProcess(WFCommSpec):
         for client in targets or fl_ctx.get_engine().get_clients():
             if abort_signal is not None and abort_signal.triggered:
                 return
-            self._work(client, task, fl_ctx, abort_signal)
+            self.work(client, task, fl_ctx, abort_signal)
 
     def broadcast(
         self, task: Task, fl_ctx: FLContext, targets=None, min_responses: int = 0, wait_time_after_min_received: int = 0
@@ -160,15 +161,16 @@ class InProcess(WFCommSpec):
                 self.threads[client.name] = threading.Thread(target=self._work_late, args=arguments, daemon=True)
                 self.threads[client.name].start()
             else:
-                self._work(*arguments)
+                self.work(*arguments)
 
     def _work_late(self, client: Client, *arguments) -> None:
-        self.late[client.name]()
-        self._work(client, *arguments)
+        if self.late[client.name]() is not False:
+            self.work(client, *arguments)
 
-    def _work(self, client: Client, task: Task, fl_ctx: FLContext, signal: Signal | None) -> None:
+    def work(self, client: Client, task: Task, fl_ctx: FLContext, signal: Signal | None) -> None:
         """One site's whole task, there and back."""
         self.asked.append((task.name, client.name))
+        self.tasks[task.name] = task
         client_task = ClientTask(client, task)
         if task.before_task_sent_cb:
             task.before_task_sent_cb(client_task, fl_ctx)

@@ -174,6 +174,14 @@ class Federation:
         return self.store.load(self.store.latest_global())
 
 
+def trained_federation(sites: dict[str, SiteConfig], root: Path) -> Federation:
+    """All sites have their local models, and the store knows none of them."""
+    federation = Federation(sites, root)
+    federation.stage(*sites, name="before").run(distil_steps=0, evaluate=False)
+    shutil.rmtree(federation.home / "store")
+    return federation
+
+
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of training, at a site or of the server, and an inference for distillation fail the test."""
 

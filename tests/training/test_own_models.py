@@ -91,7 +91,7 @@ def other_list(site) -> None:
 
 def narrower_case(site) -> None:
     listed = json.loads(site.datalist.read_text())
-    listed["training"][0]["labels"] = {"1": "liver", "2": "background"}
+    listed["training"][0]["labels"] = ["liver"]
     site.datalist.write_text(json.dumps(listed))
 
 
