@@ -176,6 +176,29 @@ def test_tumors_touch_their_organ_and_are_darker(cases):
     assert checked >= 10
 
 
+def test_amos_draws_organs_with_their_lesions_and_the_vessels():
+    case, names = make_case("amos", 0), PHANTOM_SITES["amos"].labels
+    drawn = {name: case.label == value for value, name in names.items()}
+    for organ in ABDOMEN.organs:
+        group = [organ.name, *organ.lesions]
+        assert np.array_equal(drawn[organ.name], np.isin(case.full_label, [ABDOMEN.index(n) for n in group])), organ
+    assert any(mask(case, tumor).any() for tumor in TUMORS)
+    centre = {name: case.affine[:3, :3] @ center_of_mass(inside) for name, inside in drawn.items()}
+    assert centre["aorta"][0] < centre["vena_cava"][0]  # the aorta lies left of it
+    assert not (case.full_label[drawn["aorta"] | drawn["vena_cava"]]).any()  # no class of ConDistFL
+    for name in ("aorta", "vena_cava"):
+        assert 100 < np.median(case.image[drawn[name]]) < 200, name
+
+
+def test_the_public_images_have_no_labels(tmp_path, monkeypatch):
+    monkeypatch.setitem(PHANTOM_SITES, "public", replace(PHANTOM_SITES["public"], training=1, spacing_mm=(6.0, 9.0)))
+    path = ensure_phantom(tmp_path, "public")
+    assert json.loads(path.read_text())["training"] == [{"image": "images/case_000.nii.gz"}]
+    assert [p.name for p in path.parent.rglob("*.nii.gz")] == ["case_000.nii.gz"]
+    assert not make_case("public", 0).label.any()
+    assert make_case("public", 0).full_label.any()
+
+
 # Geometry.
 
 
