@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedpartial.cli.job_build import build, config_of, json_error
-from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job
+from fedpartial.cli.job_folder import ALL_SITES, META, SERVER, Job, deploy_map_error
 from fedpartial.cli.json_file import read_json
+from fedpartial.cli.overrides import RESERVED_NAMES
 from fedpartial.errors import ConfigError
 from fedpartial.phantom import PHANTOM_POOLS
 from fedpartial.training.plan import Plan
@@ -20,7 +21,7 @@ VARIABLE = re.compile(r"\{(\$?\w+)\}")
 
 def check_job(job: Job, folder: Path) -> tuple[Plan | None, list[ConfigError]]:
     """The job's plan and every fault of its configuration; ``folder`` is for temporary files."""
-    faults, plan = _meta_faults(job), None
+    faults, plan = _meta_faults(job) + _name_faults(job), None
     for participant in (SERVER, *job.sites):
         undefined = list(_undefined_variables(config_of(job, participant)))
         faults += undefined
@@ -44,6 +45,13 @@ def _meta_faults(job: Job) -> list[ConfigError]:
     data = zip_directory_to_bytes("", str(job.folder))
     valid, message, _ = JobMetaValidator().validate(job.folder.name, data)
     return [] if valid else [json_error(job.folder / META, "(file)", message, "what FLARE accepts")]
+
+
+def _name_faults(job: Job) -> list[ConfigError]:
+    """A site by the name of something else would be taken for it."""
+    bad = [site for site in job.sites if site in RESERVED_NAMES]
+    expected = f"names of sites; {', '.join(RESERVED_NAMES)} are names of other things"
+    return [deploy_map_error(job.folder, site, expected, "Give the site another name.") for site in bad]
 
 
 def _pretraining_faults(job: Job, plan: Plan) -> list[ConfigError]:

@@ -114,7 +114,7 @@ def check(options: Options, temporary: Path, out_folder: Callable[[Options, str]
     if plan is not None:
         copy = _tried(faults, lambda: with_start_model(copy, plan, options.start_from)) or copy
     sites, found = check_sites(job.sites, files, plan, options.device)
-    public, wrong = check_public(job, plan, sites, files) if plan else ([], [])
+    public, wrong = check_public(job, plan, sites, files, options.device) if plan else ([], [])
     sites, faults = [*sites, *public], [*faults, *found, *wrong]
     if faults or plan is None or out is None or plain_out is None:
         raise Refused([renamed(fault, str(copy.folder), str(job.folder)) for fault in faults])

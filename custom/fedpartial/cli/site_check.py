@@ -102,7 +102,7 @@ def unused_site_files(sites: Sequence[SiteConfig | SitePool], files: SiteFolder)
 
 def _faults(site: SiteConfig | SitePool, space: LabelSpace | None, device: str | None) -> Iterator[ConfigError]:
     """Faults of a site whose file could be read; without a label space only those that do not need it."""
-    yield from _raised(lambda: _check_device(device or site.device, "--device" if device else site.where))
+    yield from _raised(lambda: check_device(device or site.device, "--device" if device else site.where))
     for member in site.members:
         yield from _member_faults(member, space)
 
@@ -115,7 +115,7 @@ def _member_faults(site: SiteConfig, space: LabelSpace | None) -> Iterator[Confi
         yield from _missing_files(site)
 
 
-def _check_device(name: str, where: str) -> None:
+def check_device(name: str, where: str) -> None:
     """Whether there is such a device, without touching it: a GPU's memory belongs to the sites."""
     import torch
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.job_build import build
 from fedpartial.cli.job_check import check_job
-from fedpartial.cli.job_folder import SERVER, Job, find_job, read_job, write_job
-from fedpartial.cli.overrides import values_to_change, with_overrides
+from fedpartial.cli.job_folder import ALL_SITES, SERVER, Job, find_job, read_job, write_job
+from fedpartial.cli.overrides import RESERVED_NAMES, values_to_change, with_overrides
 from fedpartial.cli.site_check import check_sites, open_site_folder
-from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space, renamed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +59,7 @@ def train_site_alone(request: Request, console: Console, errors: Console) -> int
         except (ConfigError, DataFaults) as fault:
             say_faults(errors, [fault])
             return USER_ERROR
-        except TrainingDiverged as fault:
+        except (TrainingDiverged, NoSpaceLeft) as fault:
             say_faults(errors, [fault])
             return FAILED
         except KeyboardInterrupt:
@@ -69,7 +68,26 @@ def train_site_alone(request: Request, console: Console, errors: Console) -> int
 
 
 def _checked(request: Request, temporary: Path) -> Checked:
-    """The job's plan and method and the site's file; ConfigError for the first fault."""
+    """The job's plan and method and the site's file; ConfigError for the first fault, with paths as the user knows
+    them."""
+    _check_name(request.site)
+    asked = _asked(request)
+    copy = temporary / "job" / asked.name
+    try:
+        return _checked_copy(request, write_job(asked, copy), temporary)
+    except ConfigError as fault:
+        raise renamed(fault, str(copy), str(asked.folder)) from None
+
+
+def _check_name(site: str) -> None:
+    if site not in RESERVED_NAMES:
+        return
+    expected = f"the name of a site; {', '.join(RESERVED_NAMES)} are names of other things"
+    raise ConfigError(where="--site", field="site", got=site, expected=expected, remedy="Correct the option.")
+
+
+def _asked(request: Request) -> Job:
+    """The job with the values that are given, and with this site, which the job may get later."""
     values = values_to_change(
         preset=request.preset,
         rounds=None,
@@ -77,14 +95,18 @@ def _checked(request: Request, temporary: Path) -> Checked:
         seed=request.seed,
         others=request.values,
     )
-    asked = with_overrides(read_job(find_job(request.job)), values, None)
-    job = write_job(asked, temporary / "job" / asked.name)
+    job = read_job(find_job(request.job))
+    sites = [name for name in job.sites if name not in (ALL_SITES, request.site)]
+    return with_overrides(job, values, None if request.site in job.sites else [*sites, request.site])
+
+
+def _checked_copy(request: Request, job: Job, temporary: Path) -> Checked:
     plan, faults = check_job(job, temporary / "build")
     files = open_site_folder(request.site_config, temporary)
     sites, wrong = check_sites([request.site], files, plan, None)
     if found := [*faults, *wrong]:
         raise found[0]
-    learner = build(job, next(iter(job.sites)), temporary / "client").get("learner")
+    learner = build(job, request.site, temporary / "client").get("learner")
     if not plan.federation or not hasattr(learner, "learn"):
         expected, remedy = "a job whose sites train alone", "Name one of jobs/mmds*."
         raise ConfigError(where=str(job.folder), field="learner", got=job.name, expected=expected, remedy=remedy)
@@ -109,7 +131,7 @@ def _train(checked: Checked, console: Console) -> int:
 
     from fedpartial.training.alone import open_alone, train_alone
 
-    started, done_before, loss_text = time.monotonic(), [0], "loss {task.fields[loss]:.3f}"
+    done_before, loss_text = [0], "loss {task.fields[loss]:.3f}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(loss_text))
     say(console, f"{checked.site.name}: preparing cases")
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
@@ -121,12 +143,15 @@ def _train(checked: Checked, console: Console) -> int:
         session, own = open_alone(checked.site, checked.plan, checked.method, checked.embeddings, on_step)
 
         def on_portion(portion: int) -> None:
-            done_before[0] = portion * session.plan.schedule.local_steps
+            schedule = session.trainer.schedule
+            done_before[0] = portion * schedule.local_steps
+            bar.update(task, completed=done_before[0], total=schedule.total_steps)  # a pool takes more
 
-        trained = train_alone(session, own, checked.embeddings, lambda: False, on_portion)
-        bar.update(task, completed=checked.plan.local_steps)
+        with needs_space("the site's models", own.folder):
+            trained = train_alone(session, own, checked.embeddings, lambda: False, on_portion)
+        bar.update(task, completed=trained.steps)
     scores = session.validation_scores(trained.weights)
-    took = f"{trained.steps} steps in {time.monotonic() - started:.0f} s" if trained.steps else "trained before"
+    took = f"{trained.steps} steps in {trained.seconds:.0f} s" if trained.trained_now else "trained before"
     means = ", ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in scores.items())
     say(console, f"{own.local}: {took}; validation Dice {means or 'of no case'}")
     say(console, "It is uploaded when a job of this federation asks this site for its model.")
