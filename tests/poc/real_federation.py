@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from startup_kits import BIN, LEAD, OPERATOR, SERVER, STORE, USERS, User, environment, keep_flares_policy, provision
+from startup_kits import (
+    BIN,
+    LEAD,
+    OPERATOR,
+    SERVER,
+    STORE,
+    USERS,
+    User,
+    add_client,
+    environment,
+    keep_flares_policy,
+    provision,
+)
 
 from fedpartial.cli.kit import apply_changes, plan_changes, read_kit
 from fedpartial.cli.policy import portable_site_files
@@ -88,6 +101,14 @@ class Federation:
         assert not self.processes.running(), self.processes.running()
 
     # participants
+
+    def join(self, site: str) -> None:
+        """A hospital comes while the federation lives: a kit of its own, set up and not started."""
+        new = self.folder / "provision" / f"{site}.yml"
+        new.write_text(json.dumps({"name": site, "org": f"{site}_hospital"}), encoding="utf-8")  # JSON is YAML
+        shutil.move(add_client(self.folder / "provision", self.home, new) / site, self.kit(site))
+        self.sites = (*self.sites, site)
+        self._set_up(site)
 
     @property
     def port(self) -> int:

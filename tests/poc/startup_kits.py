@@ -52,9 +52,20 @@ def provision(folder: Path, home: Path, sites: Sequence[str], users: Sequence[Us
     folder.mkdir(parents=True)
     project = folder / "project.yml"
     project.write_text(json.dumps(_project(sites, users)), encoding="utf-8")  # JSON is YAML
-    run = [str(BIN / "nvflare"), "provision", "-p", str(project), "-w", str(folder / "made"), "-s"]
-    subprocess.run(run, cwd=folder, env=environment(home), check=True, capture_output=True, timeout=60)
+    _provision(folder, home)
     return folder / "made" / "fedpartial" / "prod_00"
+
+
+def add_client(folder: Path, home: Path, client: Path) -> Path:
+    """Run it again in the same folder for one hospital more; returns the new folder with kits."""
+    _provision(folder, home, "--force", "--add-client", str(client))
+    return max((folder / "made" / "fedpartial").glob("prod_*"))
+
+
+def _provision(folder: Path, home: Path, *more: str) -> None:
+    given = ["-p", str(folder / "project.yml"), "-w", str(folder / "made"), "-s", *more]
+    run = [str(BIN / "nvflare"), "provision", *given]
+    subprocess.run(run, cwd=folder, env=environment(home), check=True, capture_output=True, timeout=60)
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
