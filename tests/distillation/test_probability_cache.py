@@ -10,7 +10,7 @@ from toy_federation import SHAPE, TOY, Models, SeesNothing, change_image, stoppi
 from fedpartial.data.stored_case import FOREGROUND_VOXELS
 from fedpartial.distillation.probabilities import ProbabilityCache, infer, volume_key
 from fedpartial.distillation.probability_files import ERROR_BOUND, STEPS, read_maps, write_maps
-from fedpartial.distillation.teachers import Teacher, teacher_key
+from fedpartial.distillation.teachers import Teacher
 from fedpartial.errors import ConfigError
 from fedpartial.training.precision import Precision
 
@@ -146,7 +146,3 @@ def test_a_model_of_other_outputs_than_its_classes_is_refused_by_name(tmp_path, 
     teacher = Teacher(name="north", key=right.key, classes=("liver", "spleen"), load=right.load)
     with pytest.raises(ConfigError, match="outputs: got 1"):
         cache(tmp_path).fill(teacher, volumes, CPU)
-
-
-def test_a_teachers_key_names_site_version_and_checksum():
-    assert teacher_key("st-mary", 12, "0123456789abcdef") == "st-mary-v12-0123456789ab"

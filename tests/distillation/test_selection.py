@@ -6,6 +6,7 @@ from toy_federation import ball
 
 from fedpartial.distillation.entropy import SelectionRule, measure
 from fedpartial.distillation.selection import choose, taught
+from fedpartial.errors import ConfigError
 
 SHAPE = (16, 16, 16)
 INSIDE = ball(SHAPE, (8, 8, 8), 5)
@@ -45,7 +46,29 @@ def test_a_few_voxels_do_not_make_a_candidate():
     few = np.zeros(SHAPE)
     few[0, 0, :9] = 1.0
     assert chosen(SelectionRule(min_fg_voxels=10), few=few, right=surely(0.6)) == "right"
-    assert chosen(SelectionRule(min_fg_voxels=9), few=few, right=surely(0.6)) == "few"
+    assert chosen(SelectionRule(min_fg_voxels=9, min_share=0.0), few=few, right=surely(0.6)) == "few"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sure_speck_does_not_win_over_the_organ(form):
+    """12 voxels at 0.999 against 8,000 at 0.8."""
+    speck, organ = np.full((32, 32, 32), 0.01), np.full((32, 32, 32), 0.01)
+    speck[0, 0, :12], organ[:20, :20, :20] = 0.999, 0.8
+    assert chosen(SelectionRule(form=form), speck=speck, organ=organ) == "organ"
+    assert chosen(SelectionRule(form=form, min_share=0.0), speck=speck, organ=organ) == "speck"
+
+
+def test_a_share_is_of_the_largest_map_and_its_limit_belongs_to_it():
+    large, small = np.zeros(SHAPE), np.zeros(SHAPE)
+    large[:10, :10, :10], small[:10, :10, :1] = 0.7, 0.9
+    assert chosen(SelectionRule(min_share=0.1), large=large, small=small) == "small"
+    assert chosen(SelectionRule(min_share=0.11), large=large, small=small) == "large"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), True, "0.1", None])
+def test_a_share_that_cannot_be_is_refused(share):
+    with pytest.raises(ConfigError, match="min_share"):
+        SelectionRule(min_share=share)
 
 
 def test_where_all_maps_are_empty_the_class_is_absent_and_the_surest_map_says_so():

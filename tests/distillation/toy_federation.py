@@ -15,7 +15,7 @@ from fedpartial.data.stored_case import META, StoredCase, write_case
 from fedpartial.distillation.distiller import Distiller
 from fedpartial.distillation.entropy import SelectionRule
 from fedpartial.distillation.probabilities import ProbabilityCache
-from fedpartial.distillation.teachers import Teacher, teacher_key
+from fedpartial.distillation.teachers import Teacher
 from fedpartial.presets import UniversalConfig, get_preset
 
 TOY = replace(
@@ -105,13 +105,13 @@ class Models:
             self.loads.append(name)
             return kind(classes, sureness, self.passes, name)
 
-        key = teacher_key(name, version, f"{name}{sureness}{kind.__name__}".encode().hex())
+        key = f"{name}-v{version}-{sureness}{kind.__name__}"
         return Teacher(name=name, key=key, classes=classes, load=load)
 
 
 def stored(name: str, network: nn.Module, classes: tuple[str, ...]) -> Teacher:
     """A teacher whose network is given."""
-    return Teacher(name=name, key=teacher_key(name, 1, "c" * 64), classes=classes, load=lambda: network)
+    return Teacher(name=name, key=f"{name}-v1", classes=classes, load=lambda: network)
 
 
 def toy_distiller(volumes: list[StoredCase], folder: Path, **changes) -> Distiller:

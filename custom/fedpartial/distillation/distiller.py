@@ -7,6 +7,7 @@ the models arrived does not matter, and a server that is killed goes on where it
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.distillation.distillation_state import DistillationState, fingerprint
 from fedpartial.distillation.entropy import SelectionRule
-from fedpartial.distillation.probabilities import ProbabilityCache, volume_key
+from fedpartial.distillation.probabilities import ProbabilityCache, UnusableModel, volume_key
 from fedpartial.distillation.probability_files import ProbabilityMap
 from fedpartial.distillation.selection import Choice, choose
 from fedpartial.distillation.soft_patches import SoftSampler, SoftVolume, soft_volume
@@ -30,13 +31,16 @@ from fedpartial.presets import Preset
 from fedpartial.training.local_trainer import TrainingStopped
 from fedpartial.training.precision import select_precision
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
     """The universal network's state (canonical, CPU), its classes, who taught what, and what it cost.
 
     losses: of every step. inferences: volumes that teachers looked at now; what was in the cache does not count.
-    seconds: of this process and of those that it continues.
+    seconds: of this process and of those that it continues. steps_now: of this process alone. left_out: models whose
+    outputs cannot teach (UnusableModel), by name, and why.
     """
 
     weights: dict[str, Tensor]
@@ -45,6 +49,8 @@ class Distilled:
     losses: tuple[float, ...]
     inferences: int
     seconds: float
+    steps_now: int
+    left_out: dict[str, str]
 
 
 class Distiller:
@@ -84,15 +90,16 @@ class Distiller:
         """Train ``steps`` steps on the teachers' maps, from the seed's first weights or from ``start``.
 
         start: the state of a universal network of this preset; classes that it has not start from their vectors, those
-        that no teacher has are left out. Raises ConfigError for teachers, volumes or steps that cannot be used,
+        that no teacher has are left out. One teacher whose outputs are unusable does not stop the others: it is left
+        out, and named in the result. Raises ConfigError for teachers, volumes or steps that cannot be used,
         StateMismatch for a start of another network, TrainingStopped within one step or window of ``stop()``,
         TrainingDiverged when the loss or a weight is not finite.
         """
         began = time.monotonic()
         _check_steps(steps)
         teachers = check_teachers(teachers, self.preset.label_space)
+        teachers, inferences, left_out = self._look(teachers, stop, on_progress)
         classes = union_of_classes(teachers, self.preset.label_space)
-        inferences = self._look(teachers, stop, on_progress)
         volumes, choices = self._choose(teachers, classes)
         student = Student(
             self.preset,
@@ -105,6 +112,7 @@ class Distiller:
         )
         state = DistillationState(checkpoint_dir, self._identity(teachers, steps, start))
         losses, seconds = student.restore(state)
+        taken = len(losses)
         sampler = SoftSampler(volumes, self.preset, seed=self.seed)
         student.train(sampler, state, losses, began=began - seconds, stop=stop, on_progress=on_progress)
         return Distilled(
@@ -114,27 +122,38 @@ class Distiller:
             losses=tuple(losses),
             inferences=inferences,
             seconds=time.monotonic() - began + seconds,
+            steps_now=len(losses) - taken,
+            left_out=left_out,
         )
 
-    def _look(self, teachers: Sequence[Teacher], stop: Callable[[], bool], on_progress: Progress) -> int:
-        """Fill the cache, one model in memory at a time; how many volumes were looked at."""
+    def _look(
+        self, teachers: Sequence[Teacher], stop: Callable[[], bool], on_progress: Progress
+    ) -> tuple[list[Teacher], int, dict[str, str]]:
+        """Fill the cache, one model in memory at a time; who can teach, how many volumes were looked at, who cannot."""
 
         def check() -> None:
             if stop():
                 raise TrainingStopped("stopped while the stored models looked at the public volumes")
 
-        made = 0
+        usable, made, left_out = [], 0, {}
         for teacher in teachers:
             check()
             what = f"maps of {teacher.name}"
-            made += self.cache.fill(
-                teacher,
-                self.volumes,
-                self.precision,
-                check=check,
-                on_volume=lambda done, total, what=what: on_progress(what, done, total, None),
-            )
-        return made
+            try:
+                made += self.cache.fill(
+                    teacher,
+                    self.volumes,
+                    self.precision,
+                    check=check,
+                    on_volume=lambda done, total, what=what: on_progress(what, done, total, None),
+                )
+                usable.append(teacher)
+            except UnusableModel as error:
+                if len(left_out) + 1 == len(teachers):
+                    raise
+                log.warning("the model of %s is left out: %s", teacher.name, error)
+                left_out[teacher.name] = str(error)
+        return usable, made, left_out
 
     def _choose(self, teachers: Sequence[Teacher], classes: Sequence[str]) -> tuple[list[SoftVolume], list[Choice]]:
         """Every volume with its chosen maps, and who was chosen."""

@@ -29,12 +29,14 @@ class SelectionRule:
 
     form: "one_sided", -p log p as in the paper, or "binary", with -(1-p) log(1-p) as well. domain: "all" voxels as in
     the paper, or "predicted_fg", those that the map itself calls foreground (p >= 0.5); there a map with fewer than
-    min_fg_voxels of them is no candidate. Raises ConfigError for another value.
+    min_fg_voxels of them, or fewer than min_share of those of the map that has most, is no candidate: a sure speck
+    would win over the organ. Raises ConfigError for another value.
     """
 
     form: Form = "one_sided"
     domain: Domain = "predicted_fg"
     min_fg_voxels: int = 10
+    min_share: float = 0.1
 
     def __post_init__(self):
         for field, kind in (("form", Form), ("domain", Domain)):
@@ -43,6 +45,9 @@ class SelectionRule:
         count = self.min_fg_voxels
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise _error("min_fg_voxels", count, "a whole number of at least 1")
+        share = self.min_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise _error("min_share", share, "a number from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

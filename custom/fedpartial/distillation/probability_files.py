@@ -15,7 +15,6 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +32,21 @@ TEMPORARY = ".{}.tmp"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbabilityMap:
-    """One class of one volume as one teacher sees it; its arrays are memory-mapped on first access."""
+    """One class of one volume as one teacher sees it.
+
+    Its arrays are memory-mapped at every access, which takes 0.1 ms: a map that stays open holds a file open, and
+    there are more maps (teachers * classes * volumes) than files that a process may have open.
+    """
 
     path: Path
     entropy: MapEntropy
 
-    @cached_property
+    @property
     def quantised(self) -> np.ndarray:
         """uint8 (H W D); divided by 255 the probability."""
         return np.load(self.path, mmap_mode="r")
 
-    @cached_property
+    @property
     def foreground(self) -> np.ndarray:
         """Voxel indices (n, 3), int16, where p >= 0.5: all of them, or a fixed random 20,000."""
         return np.load(foreground_file(self.path), mmap_mode="r")
@@ -65,11 +68,16 @@ def write_maps(index: Path, classes: Sequence[str], probabilities: np.ndarray) -
     _replace(index, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_maps(index: Path, classes: Sequence[str]) -> dict[str, ProbabilityMap] | None:
-    """The map of each class; None where the volume is not done or a file is not as it was written."""
+def read_maps(
+    index: Path, classes: Sequence[str], check: Callable[[], None] = lambda: None
+) -> dict[str, ProbabilityMap] | None:
+    """The map of each class; None where the volume is not done or a file is not as it was written.
+
+    Every file is read to its end; ``check`` is called before every block of it and may raise to end that.
+    """
     try:
         given = json.loads(index.read_text(encoding="utf-8"))
-        return {name: _read(index, name, given) for name in classes} if given["format"] == FORMAT else None
+        return {name: _read(index, name, given, check) for name in classes} if given["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -88,11 +96,11 @@ def foreground_file(path: Path) -> Path:
     return path.with_suffix(".foreground.npy")
 
 
-def _read(index: Path, name: str, given: dict) -> ProbabilityMap:
+def _read(index: Path, name: str, given: dict, check: Callable[[], None]) -> ProbabilityMap:
     """Raises ValueError where a file has changed."""
     found, path = given["maps"][name], map_file(index, name)
     for file, checksum in ((path, found["checksum"]), (foreground_file(path), found["foreground_checksum"])):
-        if _checksum(file) != checksum:
+        if _checksum(file, check) != checksum:
             raise ValueError(f"{file.name} has changed")
     return ProbabilityMap(path=path, entropy=MapEntropy(**found["entropy"]))
 
@@ -100,7 +108,7 @@ def _read(index: Path, name: str, given: dict) -> ProbabilityMap:
 def _save(path: Path, array: np.ndarray) -> int:
     """Write an array; the checksum of its file."""
     _replace(path, lambda temporary: _save_array(temporary, array))
-    return _checksum(path)
+    return _checksum(path, lambda: None)
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
@@ -115,10 +123,11 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(temporary, path)
 
 
-def _checksum(path: Path) -> int:
+def _checksum(path: Path, check: Callable[[], None]) -> int:
     """CRC-32, read in blocks."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(1 << 22):
+            check()
             value = zlib.crc32(block, value)
     return value

@@ -13,7 +13,7 @@ class Choice:
     """The teacher of one class on one volume.
 
     entropy: the chosen map's. candidates: every teacher's, None for a map with too little foreground to be one. absent:
-    every map is such a map, so the class counts as absent here; the entropies are then those of the whole image.
+    no map has enough, so the class counts as absent here; the entropies are then those of the whole image.
     """
 
     volume: str
@@ -31,10 +31,12 @@ def choose(volume: str, klass: str, maps: Mapping[str, MapEntropy], rule: Select
     """The teacher whose map of ``klass`` has the lowest entropy; of equal ones the first by name.
 
     With domain "predicted_fg" an empty map cannot win by being empty: one with fewer than min_fg_voxels of foreground
-    is no candidate. Where all are such maps the class is absent, and the map that is surest of it over the whole image
-    is the pseudo-label. A class of one teacher has no choice.
+    is no candidate, nor is one with less than min_share of the largest foreground. Where all have fewer than
+    min_fg_voxels the class is absent, and the map that is surest of it over the whole image is the pseudo-label. A
+    class of one teacher has no choice.
     """
-    entropies = {name: _entropy(maps[name], rule) for name in sorted(maps)}
+    least = max(rule.min_fg_voxels, rule.min_share * max(found.fg_voxels for found in maps.values()))
+    entropies = {name: _entropy(maps[name], rule, least) for name in sorted(maps)}
     absent = all(value is None for value in entropies.values())
     if absent:
         entropies = {name: maps[name].over(rule.form, "all") for name in entropies}
@@ -44,9 +46,9 @@ def choose(volume: str, klass: str, maps: Mapping[str, MapEntropy], rule: Select
     )
 
 
-def _entropy(found: MapEntropy, rule: SelectionRule) -> float | None:
-    """Of a map that is a candidate, else None."""
-    if rule.domain == "predicted_fg" and found.fg_voxels < rule.min_fg_voxels:
+def _entropy(found: MapEntropy, rule: SelectionRule, least: float) -> float | None:
+    """Of a map that is a candidate, with at least so many voxels of foreground, else None."""
+    if rule.domain == "predicted_fg" and found.fg_voxels < least:
         return None
     return found.over(rule.form, rule.domain)
 

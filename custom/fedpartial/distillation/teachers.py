@@ -10,12 +10,10 @@ from torch import nn
 from fedpartial.errors import ConfigError
 from fedpartial.labels import LabelSpace
 
-CHECKSUM_LENGTH = 12
-
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """name: its site. key: of this version of its model (``teacher_key``). classes: what it segments. load: the network
+    """name: its site. key: of this version of its model. classes: what it segments. load: the network
     in evaluation or training mode, whose class_logits(image (N 1 H W D)) returns (N, len(classes), H, W, D) in the
     label space's order.
     """
@@ -24,11 +22,6 @@ class Teacher:
     key: str
     classes: tuple[str, ...]
     load: Callable[[], nn.Module]
-
-
-def teacher_key(site: str, version: int, checksum: str) -> str:
-    """Of one version of a site's model: ``<site>-v<version>-<start of its checksum>``."""
-    return f"{site}-v{version}-{checksum[:CHECKSUM_LENGTH]}"
 
 
 def check_teachers(teachers: Sequence[Teacher], space: LabelSpace) -> tuple[Teacher, ...]:
