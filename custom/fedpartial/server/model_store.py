@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from fedpartial.presets.config import Preset
 from fedpartial.server.durable import make_folder, write_durably
 from fedpartial.server.ledger import LEDGER, Ledger
 from fedpartial.server.manifest_file import ManifestFile
-from fedpartial.server.store_files import DISTILLING, PROBABILITIES, model_file
+from fedpartial.server.store_files import DISTILLING, PROBABILITIES, delete_folder, model_file
 from fedpartial.server.store_manifest import GLOBAL, Entry, Manifest, Record, Removal, check_name
 from fedpartial.server.store_place import store_folder
 
@@ -93,23 +92,47 @@ class ModelStore:
         except SafetensorError as error:
             raise _unreadable(path, entry, str(error), "It was stored so: roll back to another version.") from error
 
-    def add(self, site: str, weights: Mapping[str, np.ndarray], *, preset: Preset, job: str) -> Entry:
+    def add(
+        self,
+        site: str,
+        weights: Mapping[str, np.ndarray],
+        *,
+        preset: Preset,
+        job: str,
+        source: str | None = None,
+        since: int | None = None,
+    ) -> Entry:
         """Store a site's model as its version in use; every earlier version stays.
 
-        The model that is in use already makes no new version. ConfigError for a name that is no site's, and for weights
-        without a class.
+        A model that is one of its versions already makes no new one, and what is in use does not change: a site that
+        was rolled back stays so until it sends another model. source: "phantom" or "site file", what it learnt from.
+        since: how many withdrawals there were when its training began. ConfigError for a site that has withdrawn since,
+        a name that is no site's, and weights without a class.
         """
         check_name(site, str(self.folder))
-        return self._add(site, weights, preset, job, {})
+        return self._add(_described(site, preset, job, source=source), weights, preset, since)
 
     def add_global(
-        self, weights: Mapping[str, np.ndarray], *, preset: Preset, job: str, teachers: Mapping[str, int]
+        self,
+        weights: Mapping[str, np.ndarray],
+        *,
+        preset: Preset,
+        job: str,
+        teachers: Mapping[str, int],
+        start: int | None = None,
     ) -> Entry:
-        """Store a global model and the versions it was distilled from.
+        """Store a global model, the versions it was distilled from, and the global version that it started from.
 
-        ConfigError when one of them is not in the store: its site has withdrawn since.
+        The global model that is in use already makes no new version. ConfigError when one of those versions, or one
+        that the start has learnt from, is not in the store: its site has withdrawn since.
         """
-        return self._add(GLOBAL, weights, preset, job, {name: teachers[name] for name in sorted(teachers)})
+        known = {name: teachers[name] for name in sorted(teachers)}
+        return self._add(_described(GLOBAL, preset, job, teachers=known, start=start), weights, preset, None)
+
+    def forget_distillation(self) -> None:
+        """Delete what a distillation has left that has ended, or that may not go on."""
+        with self._file.changing():
+            delete_folder(self.folder / DISTILLING)
 
     def roll_back(self, site: str, version: int) -> Entry:
         """Use another version of a site's model (or of "global"); the later ones stay."""
@@ -126,9 +149,9 @@ class ModelStore:
     def remove(self, site: str, *, with_globals: bool = False) -> Removal:
         """A site withdraws: delete all versions of its model and what was computed from them.
 
-        with_globals: also delete the global models that learnt from it. Without it they stay, and are named in the
-        result. A site that is removed already: whatever is left of it is deleted. A distillation under way starts anew
-        (one that is being computed fails when it is stored).
+        with_globals: also delete the global models that learnt from it, and those that started from one of these.
+        Without it they stay, and are named in the result. A site that is removed already: whatever is left of it is
+        deleted. A distillation under way starts anew (one that is being computed fails when it is stored).
         """
         check_name(site, str(self.folder))
         with self._file.changing() as manifest:
@@ -143,37 +166,34 @@ class ModelStore:
                 )
                 manifest = manifest.with_removal(removal)
                 self._file.commit(manifest)
-            if (self.folder / DISTILLING).is_dir():
-                shutil.rmtree(self.folder / DISTILLING)
+            delete_folder(self.folder / DISTILLING)
             return next(removal for removal in reversed(manifest.removals) if removal.site == site)
 
-    def _add(
-        self, name: str, weights: Mapping[str, np.ndarray], preset: Preset, job: str, teachers: dict[str, int]
-    ) -> Entry:
+    def _add(self, model: Entry, weights: Mapping[str, np.ndarray], preset: Preset, since: int | None) -> Entry:
         content = safetensors.save({key: np.asarray(value, order="C") for key, value in weights.items()})
-        model = Entry(
-            site=name,
-            version=0,  # until the store gives it one
-            classes=self._classes(name, weights, preset),
-            preset=preset.name,
-            architecture=_architecture(preset),
+        model = replace(
+            model,
+            classes=self._classes(model.site, weights, preset),
             checksum=hashlib.sha256(content).hexdigest(),
             num_bytes=len(content),
-            time=_now(),
-            job=job,
-            teachers=teachers,
         )
         with self._file.changing() as manifest:
-            self._check_teachers(manifest, teachers)
-            active = manifest.active(name)
-            if active and active.holds_the_same(model) and self._is_whole(active):
-                return active
-            entry = replace(model, version=manifest.next_version(name))
+            self._check_consent(manifest, model, since)
+            if known := self._known(manifest, model):
+                return known
+            entry = replace(model, version=manifest.next_version(model.site))
             path = model_file(self.folder, entry)
             make_folder(path.parent)
             write_durably(path, content)
             self._file.commit(manifest.with_entry(entry))
             return entry
+
+    def _known(self, manifest: Manifest, model: Entry) -> Entry | None:
+        """A version that is this model: the one in use, or of a site any that is kept."""
+        active, record = manifest.active(model.site), manifest.records.get(model.site)
+        kept = record.entries if record and model.site != GLOBAL else ()
+        found = (entry for entry in (active, *kept) if entry and entry.holds_the_same(model))
+        return next((entry for entry in found if self._is_whole(entry)), None)
 
     def _is_whole(self, entry: Entry) -> bool:
         """Else a site that sends its model again mends it by a new version."""
@@ -194,13 +214,15 @@ class ModelStore:
             raise self._error(name, got, expected, "Only models of an MMDS job can be stored.")
         return tuple(one for one in known if one in found)
 
-    def _check_teachers(self, manifest: Manifest, teachers: Mapping[str, int]) -> None:
-        for site, version in teachers.items():
-            record = manifest.records.get(site)
-            if site == GLOBAL or record is None or record.find(version) is None:
-                expected = "teachers that are in the store when their global model is stored"
-                remedy = "If the site has withdrawn meanwhile, distil again without it."
-                raise self._error(GLOBAL, f"teacher {site}, version {version}", expected, remedy)
+    def _check_consent(self, manifest: Manifest, model: Entry, since: int | None) -> None:
+        for name, version in manifest.withdrawn(model.teachers, model.start):
+            expected = "models that are in the store when what has learnt from them is stored"
+            remedy = "If the site has withdrawn meanwhile, distil again without it."
+            raise self._error(GLOBAL, f"teacher {name}, version {version}", expected, remedy)
+        if since is not None and any(removal.site == model.site for removal in manifest.removals[since:]):
+            got = "a model that was asked for before the site withdrew"
+            remedy = "It takes part again in another job, if it wants to."
+            raise self._error(model.site, got, "no model of a site that has withdrawn", remedy)
 
     def _record(self, manifest: Manifest, site: str) -> Record:
         record = manifest.records.get(site)
@@ -215,6 +237,22 @@ class ModelStore:
 
     def _error(self, field: str, got: str, expected: str, remedy: str) -> ConfigError:
         return ConfigError(where=str(self.folder), field=field, got=got, expected=expected, remedy=remedy)
+
+
+def _described(name: str, preset: Preset, job: str, **origin) -> Entry:
+    """A model that is not in the store yet, without its content."""
+    return Entry(
+        site=name,
+        version=0,
+        classes=(),
+        preset=preset.name,
+        architecture=_architecture(preset),
+        checksum="",
+        num_bytes=0,
+        time=_now(),
+        job=job,
+        **origin,
+    )
 
 
 def _architecture(preset: Preset) -> dict:

@@ -10,15 +10,15 @@ from pathlib import Path
 from fedpartial.errors import ConfigError
 from fedpartial.server.durable import TEMPORARY, sync_folder
 from fedpartial.server.ledger import LEDGER
-from fedpartial.server.store_manifest import COPY, MANIFEST, NAME, Entry, Manifest
+from fedpartial.server.store_manifest import CHECKSUM_LENGTH, COPY, MANIFEST, NAME, Entry, Manifest
 
 MODELS = "models"
 PROBABILITIES = "probabilities"
 """Folder of what was computed from the models: one folder for each version, called ``Entry.key``."""
 DISTILLING = "distilling"
 """Folder of a distillation under way: weights that have begun to learn from the models."""
-VERSION_FILE = re.compile(r"v\d{5,}-[0-9a-f]{12}\.safetensors")
-CACHE_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*-v[1-9]\d*-[0-9a-f]{12}")
+VERSION_FILE = re.compile(rf"v\d{{5,}}-[0-9a-f]{{{CHECKSUM_LENGTH}}}\.safetensors")
+CACHE_FOLDER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]*-v[1-9]\d*-[0-9a-f]{{{CHECKSUM_LENGTH}}}")
 OWN = (MANIFEST, COPY, LEDGER)
 
 
@@ -72,7 +72,15 @@ def clear(folder: Path, manifest: Manifest) -> None:
 def _clear_caches(folder: Path, kept: set[str]) -> None:
     for path in _all(folder):
         if CACHE_FOLDER.fullmatch(path.name) and path.name not in kept and path.is_dir():
-            shutil.rmtree(path)
+            delete_folder(path)
+
+
+def delete_folder(path: Path) -> None:
+    """With all that is in it, where there is one; of a link to a folder the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
 
 
 def _site_folders(folder: Path) -> list[Path]:

@@ -22,6 +22,9 @@ GLOBAL = "global"
 """The name of the global models; no site may be called so."""
 MANIFEST = "manifest.json"
 COPY = "manifest.json.copy"
+CHECKSUM_LENGTH = 12
+"""Of a checksum's start, where it stands in a name."""
+PHANTOM = "phantom"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """Names of sites and federations become names of folders."""
 GO_BACK = f"Nothing was changed. Copy {COPY} over {MANIFEST}, or bring the folder back from a backup."
@@ -32,7 +35,10 @@ class Entry:
     """One version of a site's model, or of the global one (``site`` is then "global").
 
     architecture: {"name": class of the preset's network, "arguments": its fields}. checksum: SHA-256 of the file.
-    time: UTC, ISO 8601. job: what made it. teachers: of a global model, site -> version it was distilled from.
+    time: UTC, ISO 8601. job: what made it. teachers: of a global model, site -> version it was distilled from. start:
+    of a global model, the version of the global one that its training began with; None for random weights. source: of a
+    site's model, "phantom" or "site file"; None where an earlier fedpartial has stored it (taken for a site file), and
+    of a global model.
     """
 
     site: str
@@ -45,19 +51,21 @@ class Entry:
     time: str
     job: str
     teachers: dict[str, int] = field(default_factory=dict)
+    start: int | None = None
+    source: str | None = None
 
     @property
     def key(self) -> str:
         """Names the version and its content, for what is computed from it."""
-        return f"{self.site}-v{self.version}-{self.checksum[:12]}"
+        return f"{self.site}-v{self.version}-{self.checksum[:CHECKSUM_LENGTH]}"
 
     @property
     def file_name(self) -> str:
-        return f"v{self.version:05d}-{self.checksum[:12]}.safetensors"
+        return f"v{self.version:05d}-{self.checksum[:CHECKSUM_LENGTH]}.safetensors"
 
     def holds_the_same(self, other: Entry) -> bool:
         """Whether both are one model, whenever and by whatever job it came."""
-        same = ("site", "classes", "preset", "architecture", "checksum", "teachers")
+        same = ("site", "classes", "preset", "architecture", "checksum", "teachers", "start")
         return all(getattr(self, name) == getattr(other, name) for name in same)
 
 
@@ -111,9 +119,28 @@ class Manifest:
         return self.records[name].last_version + 1 if name in self.records else 1
 
     def distilled_from(self, site: str) -> tuple[int, ...]:
-        """Versions of the global model that learnt from any version of a site's model."""
+        """Versions of the global model that learnt from any version of a site's model, also by way of their start."""
         found = self.records[GLOBAL].entries if GLOBAL in self.records else ()
-        return tuple(entry.version for entry in found if site in entry.teachers)
+        learnt = ((entry.version, self.lineage(entry.teachers, entry.start)) for entry in found)
+        return tuple(version for version, origins in learnt if any(name == site for name, _ in origins))
+
+    def lineage(self, teachers: Mapping[str, int], start: int | None) -> set[tuple[str, int]]:
+        """(site, version) of all that a global model of these teachers and this start has learnt from.
+
+        A start that is not there any more stands for itself, as ("global", version).
+        """
+        origins = set(teachers.items())
+        while start is not None:
+            before = self.records[GLOBAL].find(start) if GLOBAL in self.records else None
+            if before is None:
+                return origins | {(GLOBAL, start)}
+            origins, start = origins | set(before.teachers.items()), before.start
+        return origins
+
+    def withdrawn(self, teachers: Mapping[str, int], start: int | None) -> list[tuple[str, int]]:
+        """What of a lineage is in the store no more: somebody has withdrawn it."""
+        origins = sorted(self.lineage(teachers, start))
+        return [(name, v) for name, v in origins if name not in self.records or not self.records[name].find(v)]
 
     def with_record(self, name: str, record: Record) -> Manifest:
         return replace(self, records={**self.records, name: record})
@@ -190,6 +217,10 @@ def _faults(given: object) -> Iterator[tuple[str, str]]:
             yield f"models/{name}", "an entry of another model"
         if versions != sorted(set(versions)) or versions[-1:] > [record["last_version"]]:
             yield f"models/{name}", f"versions {versions}, the last one {record['last_version']}"
+        if any(
+            entry.get("start") and (name != GLOBAL or entry["start"] >= entry["version"]) for entry in record["entries"]
+        ):
+            yield f"models/{name}", "a model that starts from itself or from a later one"
         if (record["active"] is not None or versions) and record["active"] not in versions:
             yield f"models/{name}", f"active version {record['active']} of {versions}"
 
