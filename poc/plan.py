@@ -15,7 +15,7 @@ import yaml
 
 from fedpartial.cli.job_folder import ALL_SITES, Job, deploy_map_error, find_job, read_job
 from fedpartial.errors import ConfigError
-from fedpartial.sites import default_cache_dir
+from fedpartial.sites import PUBLIC, SiteConfig, default_cache_dir, read_public, site_file
 
 HOST = "localhost"
 BYOC, REVIEWED = "byoc", "reviewed"
@@ -46,6 +46,7 @@ def main() -> int:
 def described(job: Job, project: dict, files: str) -> dict[str, str]:
     """The shell's variables."""
     server = _named(project, "server")
+    server_files: list[str] = []
     values = {
         "job": str(job.folder),
         "policy": policy_for(job),
@@ -59,8 +60,11 @@ def described(job: Job, project: dict, files: str) -> dict[str, str]:
     if files:
         from fedpartial.evaluation.record import EXTERNAL  # imports SciPy, and most rehearsals do without
 
-        values["external"] = EXTERNAL
-    return {name: shlex.quote(value) for name, value in values.items()} | {"sites": f"({shlex.join(job.sites)})"}
+        server_files = [EXTERNAL, PUBLIC]
+    lists = {"sites": job.sites, "server_files": server_files}
+    return {name: shlex.quote(value) for name, value in values.items()} | {
+        name: f"({shlex.join(value)})" for name, value in lists.items()
+    }
 
 
 def policy_for(job: Job) -> str:
@@ -107,10 +111,20 @@ def staged(job: Job, folder: Path | None, workspace: Path) -> str:
     sites, faults = check_sites(job.sites, files, None, None)
     if faults:
         raise faults[0]
+    sites += public_images(job, files.config_dir)
     for name in unused_site_files(sites, files):
         print(f"not used: {name} (no site of this job is called so)", file=sys.stderr)
     stage_site_files(sites, files, workspace / "local")
     return str(workspace / "local" / "sites")
+
+
+def public_images(job: Job, config_dir: Path) -> list[SiteConfig]:
+    """The server's own images, where the job distils and they have a file."""
+    if not job.server.get("distil_steps") or not site_file(config_dir, PUBLIC).exists():
+        return []
+    from fedpartial.presets import get_preset
+
+    return [read_public(config_dir, get_preset(job.server["preset"]).label_space.classes, phantom=False)]
 
 
 def _named(project: dict, kind: str, role: str | None = None) -> dict:

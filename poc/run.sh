@@ -17,7 +17,8 @@ policy reviewed, the one for hospitals.
   --port N           port of the server (default: any free one)
   --workspace DIR    new folder for kits and running federation (default: a temporary one); removed at the end
   --out DIR          new folder for the results (default: runs/poc-<job>-<time>)
-  --site-config DIR  folder with <site>.json or sites/<site>.json; other sites use the phantom
+  --site-config DIR  folder with <site>.json or sites/<site>.json; other sites use the phantom. Its external.json and
+                     public.json (MMDS's images without labels) go to the server
   --timeout SECONDS  longest time for the job itself (default: 3600)
   --console          use FLARE's admin console instead of its command line; also aborts a second run of the job
   --keep             keep the workspace, to look around or to start the federation again
@@ -125,6 +126,7 @@ run python3 "$here/plan.py" "$job" --base "$here/../provision/project.yml" --wor
   ${site_config:+--site-config "$site_config"} >"$workspace/plan.sh" 3>/dev/null
 source "$workspace/plan.sh"
 export FEDPARTIAL_CACHE HOME="$workspace/home" NVFLARE_POC_WORKSPACE="$workspace/poc"
+export FEDPARTIAL_HOME="$HOME/fedpartial"  # the models of MMDS's sites: never those that the user's own sites keep
 mkdir "$HOME"
 kits=$NVFLARE_POC_WORKSPACE/$name/prod_00
 kit_of_lead=$kits/$lead
@@ -137,10 +139,11 @@ for participant in "$server" "${sites[@]}"; do
   [[ -n $site_files && -f $file ]] || file=''
   run fedpartial setup-kit "$kits/$participant" --policy "$policy" ${file:+--site-file "$file"} >/dev/null
 done
-if [[ -n $site_files && -f $site_files/$external.json ]]; then
+for file in "${server_files[@]}"; do
+  [[ -f $site_files/$file.json ]] || continue
   mkdir -p "$kits/$server/local/sites"
-  run cp "$site_files/$external.json" "$kits/$server/local/sites/"
-fi
+  run cp "$site_files/$file.json" "$kits/$server/local/sites/"
+done
 
 step "start"
 run nvflare poc start --timeout 180

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_consortium
+import tiny_stages
 from rehearsal import ROOT, RUN, Rehearsal, site_files, user_environment
 from tiny_work import bundle
 
@@ -20,7 +21,9 @@ from fedpartial.evaluation.report import read_report
 from fedpartial.networks.assembled import is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
+from fedpartial.networks.universal import universal_classes
 from fedpartial.presets import get_preset
+from fedpartial.server.model_store import ModelStore
 from fedpartial.training.model_file import load_model
 from fedpartial.training.reported import ADAPTATION_WAYS
 
@@ -239,6 +242,30 @@ def _check_adaptation(report: dict, sites: tuple[str, ...], rehearsal: Rehearsal
     kept = {(path.parent.name, path.name) for path in rehearsal.workspace.rglob("adapted_*.safetensors")}
     assert kept == {(f"app_{site}", f"adapted_{way}.safetensors") for way in ADAPTATION_WAYS for site in sites}
     assert not list(rehearsal.out.rglob("adapted_*.safetensors"))
+
+
+@pytest.mark.poc
+@pytest.mark.timeout(400)
+def test_mmds_leaves_its_model_under_the_reviewed_policy_and_its_store_in_the_servers_kit(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPARTIAL_HOME", str(tmp_path / "mine"))
+    sites = ("kidney", "spleen")
+    files = tiny_stages.site_files(tmp_path / "sites")
+    job = bundle(tmp_path / "mmds", job="mmds", local_steps=2, sites=sites, values={"distil_steps": 2})
+    with Rehearsal(tmp_path, str(job), "--site-config", str(files), "--keep") as rehearsal:
+        assert rehearsal.wait(390) == 0, rehearsal.output
+        assert rehearsal.processes() == {}
+        app = rehearsal.result()
+    assert "not used: liver.json" in rehearsal.output
+    assert "not used: public.json" not in rehearsal.output
+    weights, _ = load_model(app / "global_model.safetensors")
+    assert set(universal_classes(weights)) == {"kidney", "kidney_tumor", "spleen"}
+    assert all(np.isfinite(tensor).all() for tensor in weights.values())
+    assert set(read_report(app / "report.json")["sites"]) == set(sites)
+    (store,) = rehearsal.workspace.glob("poc/*/prod_00/localhost/store/federations/mmds")
+    assert ModelStore(store).latest_global().teachers == {"kidney": 1, "spleen": 1}
+    kept = rehearsal.workspace.rglob("local_model.safetensors")
+    assert {path.relative_to(rehearsal.workspace).parts[:-3] for path in kept} == {("home", "fedpartial", "sites")}
+    assert not (tmp_path / "mine").exists(), "the models of the user's own sites are left alone"
 
 
 @pytest.mark.poc
