@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,7 +35,7 @@ class SiteState:
 def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
     """Write the state after ``round_number``; keep the one before it, drop older ones and abandoned later ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PATTERN.format(round_number)
+    path = state_path(folder, round_number)
     write_tensors(path, state.tensors, {"values": json.dumps(state.values)})
     written = sorted(folder.glob(EVERY))
     kept = [p for p in written if p.name <= path.name][-KEPT:]
@@ -43,6 +43,26 @@ def save_state(folder: Path, round_number: int, state: SiteState) -> Path:
         if other not in kept:
             other.unlink()
     return path
+
+
+def state_path(folder: Path, round_number: int) -> Path:
+    """Where the state after a round lies."""
+    return folder / PATTERN.format(round_number)
+
+
+def discard_unreadable(folder: Path) -> list[Path]:
+    """Remove states that no reader understands, as a disk may leave after a power cut; their names."""
+    torn = [path for path in sorted(folder.glob(EVERY)) if not _is_readable(path)]
+    for path in torn:
+        path.unlink()
+    return torn
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return "round" in json.loads(read_tensors(path)[1]["values"])
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        return False
 
 
 def load_state_before(folder: Path, round_number: int) -> SiteState | None:
@@ -69,10 +89,21 @@ def adopt_states(folder: Path, earlier: Iterable[Path]) -> Path | None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Atomic safetensors file: readers see the old file or the new one, never half of it."""
+    """Atomic safetensors file: readers see the old file or the new one, never half of it, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
+    _synchronise(temporary)
     os.replace(temporary, path)
+    _synchronise(path.parent)
+
+
+def _synchronise(path: Path) -> None:
+    """File or folder as it is now is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -23,7 +23,8 @@ from fedpartial.training.plan import Plan
 class ModelInfo:
     """Where a model comes from; ``round_number`` counts finished rounds, val_dice None if not scored.
 
-    recipe: of a model that a site has trained by itself, what decides it (own_models.recipe_of).
+    recipe: of a model that a site has trained by itself, what decides it (recipe.recipe_of). training: of such a model
+    its steps, seconds and last losses.
     """
 
     plan: dict
@@ -31,6 +32,7 @@ class ModelInfo:
     round_number: int
     val_dice: float | None = None
     recipe: str = ""
+    training: Mapping[str, float] | None = None
     version: str = fedpartial.__version__
 
 
