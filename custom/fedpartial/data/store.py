@@ -197,6 +197,16 @@ def store_key(site: SiteConfig, preset: Preset) -> str:
     return hashlib.blake2b(json.dumps(decides).encode(), digest_size=6).hexdigest()
 
 
+def content_of(case: StoredCase) -> list:
+    """What decides the content of a prepared case, in plain values: its store's key, and of its files sizes and hashes.
+
+    A file that was written again with the same bytes, or moved, is the same.
+    """
+    meta = json.loads((case.folder / META).read_text(encoding="utf-8"))
+    key = case.folder.parent.name.rpartition("-")[2]
+    return [key, [[size, digest] for size, _, digest in meta["fingerprints"]]]
+
+
 def _plain(space: LabelSpace) -> dict:
     """The space in plain values; sides only where there are some, so that older stores keep their key."""
     plain = asdict(space)

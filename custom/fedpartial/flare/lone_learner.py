@@ -9,9 +9,9 @@ from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedpartial.errors import needs_space
+from fedpartial.errors import ConfigError, needs_space
 from fedpartial.flare.learner import (
     SECONDS_BETWEEN_LINES,
     SiteLearner,
@@ -31,6 +31,7 @@ from fedpartial.training.alone import Trained, open_alone, train_alone
 from fedpartial.training.inference import load_network
 from fedpartial.training.model_file import model_info
 from fedpartial.training.own_models import OwnModels
+from fedpartial.training.plan import differs_in_network_only
 from fedpartial.training.reported import ADAPTED
 from fedpartial.training.site_session import SiteSession
 
@@ -58,7 +59,7 @@ class LoneLearner(SiteLearner):
         self._session = session
         with needs_space("the site's models", own.folder):
             trained = train_alone(session, own, embeddings, lambda: abort_signal.triggered, self._say_portion)
-        said = f"{trained.steps} step(s) of training" if trained.steps else "trained before, unchanged"
+        said = f"{trained.steps} step(s) of training" if trained.trained_now else "trained before, unchanged"
         self.log_info(fl_ctx, f"{self.site}: local model: {said}")
         scores = session.validation_scores(trained.weights, lambda: abort_signal.triggered)
         stop_if(abort_signal)
@@ -85,20 +86,35 @@ class LoneLearner(SiteLearner):
     def _receive(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         plan, weights = plan_of_task(task), weights_of_task(task)
         session = self._open(task, fl_ctx)
-        own = OwnModels(session.site.model_dir, plan.federation)
+        own = OwnModels(session.site.model_dir, plan.federation, session.site.name)
         with needs_space("the site's models", own.folder):
             own.keep_global(weights, model_info(plan, 1, classes=universal_classes(weights)))
         answer = no_scores()
         add_validation(answer, FINAL, session.validation_scores(weights, lambda: abort_signal.triggered))
         self._add_scores(answer, FINAL, weights, session, fl_ctx, abort_signal)
-        if own.local.exists():
-            self._score_own(answer, own, weights, session, fl_ctx, abort_signal)
+        if (local := self._local_network(own, session, fl_ctx)) is not None:
+            self._score_own(answer, local, weights, session, fl_ctx, abort_signal)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
+
+    def _local_network(self, own: OwnModels, session: SiteSession, fl_ctx: FLContext) -> nn.Module | None:
+        """The site's local model, where there is one that can stand beside the global one; the log says if not."""
+        if not own.local.exists():
+            return None
+        try:
+            network, preset = load_network(own.local)
+        except ConfigError as error:
+            why = f"the local one cannot be used: {error}"
+        else:
+            if differs_in_network_only(preset, session.preset):
+                return session.ready(network)
+            why = f"the local one, of preset {preset.name}, differs from the global one in more than its network"
+        self.log_warning(fl_ctx, f"{self.site}: own models are not scored: {why}")
+        return None
 
     def _score_own(
         self,
         answer: dict,
-        own: OwnModels,
+        local: nn.Module,
         weights: Mapping[str, Tensor],
         session: SiteSession,
         fl_ctx: FLContext,
@@ -106,8 +122,6 @@ class LoneLearner(SiteLearner):
     ) -> None:
         """The local model alone, and local first with the global one for all other classes (METHODS 4.6)."""
         started, stop = time.monotonic(), lambda: abort_signal.triggered
-        local, _ = load_network(own.local)
-        local = session.ready(local)
         both = session.ready(personal_network(local, session.loaded(weights), session.preset.label_space))
         known = set(universal_classes(weights)) | set(local.classes)
         own_models = {OWN: (local, LOG_ODDS, local.classes), PERSONALISED: (both, PERSONAL, known)}
