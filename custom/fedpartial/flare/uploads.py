@@ -126,8 +126,9 @@ class Uploads:
             else:
                 reason = self.workflow.recorder.failures.setdefault(site, result.get_return_code())
                 self.workflow.log_error(fl_ctx, f"no model of {site}: {reason}")
-        except (ValueError, ConfigError, OSError, ArithmeticError) as refusal:
-            # ValueError: refused here, or FLARE's own. What is not caught here would end the task for all sites.
+        except (ValueError, OSError, ArithmeticError, RuntimeError) as refusal:
+            # ValueError: refused here, or FLARE's own; RuntimeError: a full disk (NoSpaceLeft), or torch's own.
+            # What is not caught here would end the task for all sites.
             self.workflow.recorder.note_failure(site, str(refusal), fl_ctx)
         finally:
             self.answered.add(site)
