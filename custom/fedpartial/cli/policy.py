@@ -14,7 +14,7 @@ from fedpartial.sites import read_site, site_file
 POLICIES = Path(fedpartial.__file__).parents[2] / "provision" / "policy"
 POLICY_FILES = ("resources.json", "authorization.json", "privacy.json")
 REVIEWED = "reviewed"
-PATH_KEYS = ("data_root", "cache_dir")
+PATH_KEYS = ("data_root", "cache_dir", "model_dir")
 
 
 def policy_texts(policy: str, kind: str) -> dict[str, str]:

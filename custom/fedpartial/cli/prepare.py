@@ -107,6 +107,7 @@ def check(options: Options, temporary: Path, out_folder: Callable[[Options, str]
     if job is None or files is None:
         raise Refused(faults)
     _tried(faults, lambda: _check_threads(options, job))
+    _tried(faults, lambda: _check_home(options.home))
     copy = write_job(job, temporary / "job" / job.name)
     _tried(faults, lambda: write_method(copy, options.method))
     plan, found = check_job(copy, temporary / "build")
@@ -174,6 +175,12 @@ def _changed_job(options: Options) -> Job:
 def _new_out_folder(options: Options, job: str) -> Path:
     out = options.out or Path("runs") / f"{job}-{time.strftime('%Y%m%d-%H%M%S')}"
     return new_folder(out, remedy="Results are never overwritten: name another folder or remove this one.")
+
+
+def _check_home(home: Path | None) -> None:
+    if home is not None and home.exists() and not home.is_dir():
+        remedy = "Name a folder, or leave the option out."
+        raise ConfigError(where="--home", field="folder", got=str(home), expected="a folder", remedy=remedy)
 
 
 def _check_threads(options: Options, job: Job) -> None:

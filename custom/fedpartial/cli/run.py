@@ -105,12 +105,9 @@ def _finish(prepared: Prepared, outcome: Outcome, console: Console, errors: Cons
         console.print(console_table(outcome.report))
     if (prepared.out / ADAPTED).is_dir():
         say(console, f"models that the sites adapted to themselves: {prepared.out / ADAPTED}/<site>/")
-    if federation := prepared.plan.federation:
-        home = (prepared.options.home or default_home()).absolute()
-        say(
-            console,
-            f"kept for later stages: {home / 'store' / federation}, and the sites' own models in {home / 'sites'}",
-        )
+    if (store := _store(prepared)) is not None:
+        own = store.parents[1] / "sites"
+        say(console, f"kept for later stages: {store}, and the sites' own models in {own}")
     if outcome.faults:
         say_faults(errors, outcome.faults)
         explain_failure(prepared.out, known=outcome.known, errors=errors)
@@ -131,11 +128,17 @@ def explain_failure(out: Path, *, known: bool, errors: Console) -> None:
 
 
 def _offer_continuation(prepared: Prepared, console: Console) -> None:
-    if prepared.plan.federation:
+    if _store(prepared) is not None:
         say(console, "what was trained and uploaded is kept; to continue, run the job again")
-        return
     if (prepared.workspace / SERVER_APP / RUN_STATE).exists():
         say(console, f"the finished rounds are kept; to continue: fedpartial resume {prepared.out} -o NEW_FOLDER")
+
+
+def _store(prepared: Prepared) -> Path | None:
+    """The federation's model store, once there is something in it."""
+    home = (prepared.options.home or default_home()).absolute()
+    store = home / "store" / prepared.plan.federation
+    return store if prepared.plan.federation and store.is_dir() else None
 
 
 def _as_given(prepared: Prepared, text: str) -> str:

@@ -17,6 +17,7 @@ from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.fedopt import FedOptGenerator
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.standalone import NoAggregation
+from fedpartial.networks.universal import universal_classes
 from fedpartial.server.heads import initial_shared
 from fedpartial.server.run_history import RunHistory
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state, save_run_state
@@ -137,5 +138,5 @@ class GlobalModelFile(ModelPersistor):
         """Write one model file of this job atomically."""
         path = Path(job_root(fl_ctx)) / name
         plan = plan_of_server(fl_ctx, self.plan_id).plan
-        save_model(path, weights, model_info(plan, rounds, val_dice))
+        save_model(path, weights, model_info(plan, rounds, val_dice, classes=universal_classes(weights) or None))
         return path

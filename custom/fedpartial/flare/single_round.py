@@ -112,7 +112,9 @@ class SingleRound(SiteTasks):
         if self.embeddings_file:
             path = root / Path(self.embeddings_file).name  # of the job's own app, never another file of the server
             given = read_own(lambda file: read_embeddings(file, plan.config.network.embedding), path)
-        return Stage(plan, config_dir, given)
+        stage = Stage(plan, config_dir, given)
+        stage.check()
+        return stage
 
     def _collect(self, abort_signal: Signal, fl_ctx: FLContext) -> bool:
         """Wait for the local models; False where the stage cannot go on."""
@@ -136,12 +138,13 @@ class SingleRound(SiteTasks):
         self.recorder.progress.write("phase", name=f"distillation of {', '.join(names)}")
         found = self.stage.distil(
             self.how,
-            phantom=self.uploads.phantom,
             stop=lambda: abort_signal.triggered,
             on_progress=self._say,
         )
         self.recorder.history.phases["distillation"] = time.monotonic() - started
         self.recorder.history.notes.append(who_taught(found))
+        left_out = found.left_out.items()
+        self.recorder.history.notes += [f"The model of {site} taught nothing: {why}" for site, why in left_out]
 
     def _say(self, what: str, done: int, total: int) -> None:
         if time.monotonic() - self._spoke > 2.0 or done == total:

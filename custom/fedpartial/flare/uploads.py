@@ -58,14 +58,13 @@ def _wrong(field: str, got: object, expected: str) -> ConfigError:
 class Uploads:
     """Asks the sites of a stage for their models and puts them into the store.
 
-    uploaded: site -> version; answered: also those that failed. phantom: whether a model was trained on the phantom.
+    uploaded: site -> version; answered: also those that failed.
     """
 
     def __init__(self, workflow: SiteTasks, stage: Stage, patience: Patience):
         self.workflow, self.stage, self.patience = workflow, stage, patience
         self.uploaded: dict[str, int] = {}
         self.answered: set[str] = set()
-        self.phantom = False
 
     @property
     def enough_came(self) -> bool:
@@ -139,13 +138,14 @@ class Uploads:
         check_update_metrics(site, metrics, self.stage.plan.config.label_space.classes)
         if dxo.data_kind != DataKind.WEIGHTS or type(steps) is not int or not 0 <= steps < LARGEST:
             raise MetricsRefused(f"model of {site} refused: got {dxo.data_kind}, steps {steps!r:.40}")
+        known = {entry.version for entry in self.stage.store.history(site)}
         entry, size = self.stage.accept(site, dxo.data, steps, metrics), payload_bytes(dxo.data)
+        new_steps = 0 if entry.version in known else steps
         self.stage.sent(site, LEARN, UP, size)
         self.uploaded[site] = entry.version
-        self.phantom = self.phantom or metrics["source"] == "phantom"
         recorder.history.add_update(site, metrics, size)
         recorder.progress.write(
-            "model", site=site, version=entry.version, steps=steps, loss=metrics["loss"], bytes_up=size
+            "model", site=site, version=entry.version, steps=new_steps, loss=metrics["loss"], bytes_up=size
         )
         workflow_says = f"{site}: version {entry.version} of its model is stored ({', '.join(entry.classes)})"
         self.workflow.log_info(fl_ctx, workflow_says)
