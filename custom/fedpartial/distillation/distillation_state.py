@@ -38,7 +38,7 @@ class DistillationState:
         seconds: float,
     ) -> None:
         """Write atomically; a crash leaves the state before."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         tensors = {f"{NETWORK}{name}": tensor for name, tensor in canonical_state(network).items()}
         tensors |= {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer.state().items()}
         values = {"losses": list(losses), "seconds": seconds, "scaler": scaler.state_dict()}

@@ -94,7 +94,8 @@ class ProbabilityCache:
     def _locked(self, teacher: Teacher) -> AbstractContextManager:
         """The right to write a teacher's maps."""
         folder = self.folder / teacher.key
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for one in (self.folder, folder):  # with parents=True the mode would be of the last one only
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock").acquire()
         remove_unfinished(folder)
         return lock
