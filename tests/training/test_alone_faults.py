@@ -156,6 +156,12 @@ def test_unfinished_training_of_another_job_outlives_a_finished_one(unbroken, ma
     assert said == [2]
 
 
+def test_nothing_of_a_finished_training_stays_but_the_model(make):
+    liver = make()
+    liver.train()
+    assert [path.name for path in liver.own.folder.iterdir()] == ["local_model.safetensors"]
+
+
 def test_two_sites_that_name_one_folder_keep_their_own_models(unbroken, make):
     liver, spleen = make("liver"), make("spleen")
     liver.train()

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,8 @@ class OwnModels:
         for folder in (self.folder / TRAINING).glob("*"):
             if folder.name == info.recipe or _is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # of another training that goes on, or never begun
+            (self.folder / TRAINING).rmdir()
 
     def keep_global(self, weights: Mapping[str, Tensor], info: ModelInfo) -> None:
         self.make_folder(self.folder)
