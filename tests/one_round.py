@@ -16,7 +16,8 @@ from fedpartial import presets
 from fedpartial.methods.mmds import Mmds
 from fedpartial.presets import PHANTOM_MMDS, UniversalConfig
 from fedpartial.sites import HOME_VARIABLE, SiteConfig
-from fedpartial.training.alone import Trained, alone, recipe, train_alone
+from fedpartial.training.alone import Trained, open_alone, train_alone
+from fedpartial.training.local_trainer import LocalTrainer
 from fedpartial.training.own_models import OwnModels
 from fedpartial.training.plan import Plan
 from fedpartial.training.site_session import SiteSession
@@ -123,27 +124,30 @@ class Alone:
 
     @property
     def own(self) -> OwnModels:
-        return OwnModels(self.site.model_dir, self.plan.federation)
+        return OwnModels(self.site.model_dir, self.plan.federation, self.site.name)
 
     def session(self, embeddings: Mapping[str, np.ndarray] = NO_VECTORS, method=None) -> SiteSession:
-        session = SiteSession(
-            site=self.site,
-            plan=alone(self.plan, self.site.name),
-            method=method or Mmds(),
-            state_dir=self.own.folder,
-            start_from="local",
-        )
-        session.state_dir = self.own.training_dir(recipe(session, embeddings))
-        return session
+        return open_alone(self.site, self.plan, method or Mmds(), embeddings)[0]
 
     def train(
         self,
         stop: Callable[[], bool] = never,
         embeddings: Mapping[str, np.ndarray] = NO_VECTORS,
-        method=None,
         **more,
     ) -> Trained:
-        return train_alone(self.session(embeddings, method), self.own, embeddings, stop, **more)
+        return train_alone(self.session(embeddings), self.own, embeddings, stop, **more)
+
+
+def counted_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The step of every local step that is taken from now on."""
+    taken, take = [], LocalTrainer._step
+
+    def step(trainer: LocalTrainer, *args):
+        taken.append(args[-1])
+        return take(trainer, *args)
+
+    monkeypatch.setattr(LocalTrainer, "_step", step)
+    return taken
 
 
 def same_tensors(one: Mapping, other: Mapping) -> bool:

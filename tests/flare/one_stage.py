@@ -164,7 +164,7 @@ class Federation:
 
     def own(self, site: str) -> OwnModels:
         """What a site keeps."""
-        return OwnModels(self.home / "sites" / site, FEDERATION)
+        return OwnModels(self.home / "sites" / site, FEDERATION, site)
 
     def versions(self) -> dict[str, int]:
         """The version in use of every site's model."""
@@ -182,12 +182,14 @@ def trained_federation(sites: dict[str, SiteConfig], root: Path) -> Federation:
     return federation
 
 
-def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of training, at a site or of the server, and an inference for distillation fail the test."""
+def nothing_is_computed(monkeypatch: pytest.MonkeyPatch, *, distilled: bool = False) -> None:
+    """A step of training, at a site or of the server, and an inference for distillation fail the test; ``distilled``: the
+    server's steps may be."""
 
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(LocalTrainer, "run_steps", refuse)
-    monkeypatch.setattr(Student, "_step", refuse)
+    if not distilled:
+        monkeypatch.setattr(Student, "_step", refuse)
     monkeypatch.setattr(probabilities, "infer", refuse)

@@ -7,13 +7,14 @@ import time
 
 import pytest
 from one_stage import Federation, StageServer, trained_federation
+from test_private_heads_faults import Changed, no_answer
 
 from fedpartial.errors import ConfigError
 from fedpartial.flare.single_round import SingleRound
 from fedpartial.flare.site_executor import LEARN, RECEIVE
 from fedpartial.flare.uploads import Patience
 from fedpartial.networks.universal import universal_classes
-from one_round import home, same_tensors, stage_sites, universal  # noqa: F401
+from one_round import counted_steps, home, same_tensors, stage_sites, universal  # noqa: F401
 
 SECONDS = 30.0
 """How long anything here may wait before the test fails."""
@@ -80,11 +81,10 @@ def arriving(monkeypatch, server: StageServer, site: str, what: str) -> None:
     monkeypatch.setattr(SingleRound, "_say", said)
 
 
-@pytest.mark.parametrize("what", ["maps of liver", "distillation"])
-def test_a_model_that_comes_during_distillation_waits_for_the_next_stage(federation, sites, monkeypatch, what):
+def test_a_model_that_comes_during_distillation_waits_for_the_next_stage(federation, monkeypatch):
     server = federation.stage("liver", "amos", name="stage1")
     with monkeypatch.context() as patch:
-        arriving(patch, server, "amos", what)
+        arriving(patch, server, "amos", "maps of liver")
         server.run(min_clients=1, enough=1)
     assert not server.panics
     assert federation.versions() == {"amos": 1, "liver": 1}
@@ -98,7 +98,7 @@ def test_a_model_that_comes_during_distillation_waits_for_the_next_stage(federat
     assert federation.store.latest_global().teachers == {"amos": 1, "liver": 1, "spleen": 1}
 
 
-def test_the_stage_with_a_late_model_distils_as_if_it_had_not_come(federation, trained, sites, tmp_path, monkeypatch):
+def test_the_stage_with_a_late_model_distils_as_if_it_had_not_come(federation, trained, tmp_path, monkeypatch):
     server = federation.stage("liver", "amos", name="stage1")
     with monkeypatch.context() as patch:
         arriving(patch, server, "amos", "distillation")
@@ -167,12 +167,27 @@ def test_what_came_before_too_few_came_is_not_trained_again(federation):
     server = federation.stage("liver", "spleen", name="stage1")
     server.link.hospitals["spleen"].execute = fails
     server.run(min_clients=2)
-    server = federation.stage("liver", "spleen", name="again").run()
-    assert [(line["site"], line["steps"], line["version"]) for line in server.told("model")] == [
-        ("liver", 0, 1),
-        ("spleen", 0, 1),  # its upload was lost after it had trained
-    ]
+    with pytest.MonkeyPatch.context() as patch:
+        steps = counted_steps(patch)
+        server = federation.stage("liver", "spleen", name="again").run()
+    assert not steps
+    assert [(line["site"], line["version"]) for line in server.told("model")] == [("liver", 1), ("spleen", 1)]
     assert federation.store.latest_global().teachers == {"liver": 1, "spleen": 1}
+
+
+def test_the_ledger_has_the_steps_of_a_model_whose_upload_was_lost(sites, tmp_path):
+    federation = Federation(sites, tmp_path)
+    first = federation.stage("liver", name="lost")
+    first.link.hospitals["liver"] = Changed(first.link.hospitals["liver"], no_answer, LEARN)
+    first.run()
+    federation.stage("liver", name="stage1").run(evaluate=False)
+    assert federation.store.ledger.summary()[-1].cumulative.sites["liver"].steps == 4
+
+
+@pytest.mark.parametrize("field", ["min_clients", "enough", "grace", "deadline"])
+def test_patience_is_no_nan(field):
+    with pytest.raises(ConfigError, match=f"job: {field}: got "):
+        Patience(**{"min_clients": 1, field: float("nan")})
 
 
 @pytest.mark.parametrize("field", ["min_clients", "enough", "grace", "deadline"])
