@@ -91,5 +91,7 @@ def test_the_only_model_of_a_class_teaches_it_seen_or_not():
 def test_a_choice_shows_every_candidate_and_the_counts_who_taught_what():
     maps = {"right": measure(surely(0.9)), "empty": measure(np.zeros(SHAPE))}
     choices = [choose(volume, "liver", maps, SelectionRule()) for volume in ("one", "two")]
-    assert choices[0].to_dict()["candidates"] == {"empty": None, "right": pytest.approx(choices[0].entropy)}
+    assert choices[0].candidates == {"empty": None, "right": pytest.approx(choices[0].entropy)}
     assert taught(choices) == {"liver": {"empty": 0, "right": 2}}
+    nobody = choose("three", "spleen", {"empty": maps["empty"]}, SelectionRule())
+    assert taught([*choices, nobody]) == {"liver": {"empty": 0, "right": 2}, "spleen": {"empty": 0}}

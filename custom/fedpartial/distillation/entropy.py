@@ -71,13 +71,11 @@ class MapEntropy:
         return asdict(self)
 
 
-def mean_entropy(probabilities: np.ndarray, form: Form) -> float:
-    """Eq (1): the mean over all voxels (any shape); natural logarithm, 0 log 0 = 0, sums in float64."""
-    return sum(float(_voxel_entropy(block, form).sum()) for block in _blocks(probabilities)) / probabilities.size
-
-
 def measure(probabilities: np.ndarray) -> MapEntropy:
-    """All that selection may ask of a map (any shape)."""
+    """All that selection may ask of a map (any shape): Eq (1) and its variants.
+
+    Means over voxels with the natural logarithm, 0 log 0 = 0, sums in float64.
+    """
     sums = dict.fromkeys(("one_sided", "binary", "one_sided_fg", "binary_fg"), 0.0)
     fg_voxels = 0
     for block in _blocks(probabilities):

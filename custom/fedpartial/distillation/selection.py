@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from fedpartial.distillation.entropy import MapEntropy, SelectionRule
 
@@ -22,9 +22,6 @@ class Choice:
     entropy: float
     absent: bool
     candidates: dict[str, float | None]
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 def choose(volume: str, klass: str, maps: Mapping[str, MapEntropy], rule: SelectionRule) -> Choice:
@@ -54,10 +51,13 @@ def _entropy(found: MapEntropy, rule: SelectionRule, least: float) -> float | No
 
 
 def taught(choices: Iterable[Choice]) -> dict[str, dict[str, int]]:
-    """On how many volumes each teacher taught each class: {class: {teacher: volumes}}; teachers that never did too."""
+    """On how many volumes each teacher taught each class: {class: {teacher: volumes}}; teachers that never did too.
+
+    Volumes where the class is absent do not count.
+    """
     counts: dict[str, dict[str, int]] = {}
     for choice in choices:
         of_class = counts.setdefault(choice.klass, {})
         for name in choice.candidates:
-            of_class[name] = of_class.get(name, 0) + (name == choice.teacher)
+            of_class[name] = of_class.get(name, 0) + (name == choice.teacher and not choice.absent)
     return counts
