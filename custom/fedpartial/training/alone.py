@@ -164,7 +164,7 @@ def _train(
 
 
 def recipe(session: SiteSession, embeddings: Mapping[str, np.ndarray]) -> str:
-    """What decides this site's local model (own_models.recipe_of)."""
+    """What decides this site's local model (recipe.recipe_of)."""
     plan = session.plan
     return recipe_of(
         preset=session.preset,
