@@ -78,9 +78,9 @@ def default_home() -> Path:
     return Path(os.environ.get(HOME_VARIABLE) or platformdirs.user_data_dir("fedpartial")).absolute()
 
 
-def default_model_dir(site: str) -> Path:
-    """The folder of a site that names none."""
-    return default_home() / "sites" / site
+def default_model_dir() -> Path:
+    """Of sites that name none; in it every federation and site has a folder of its own (training/own_models.py)."""
+    return default_home() / "sites"
 
 
 def site_file(config_dir: Path, name: str) -> Path:
@@ -102,7 +102,7 @@ def read_site(name: str, config_dir: Path) -> SiteConfig | SitePool:
         return _with_device_from_environment(phantom_site(name))
     if name in PHANTOM_POOLS:
         members = tuple(phantom_site(member) for member in PHANTOM_POOLS[name])
-        where, models = f"phantom pool {name}", default_model_dir(name)
+        where, models = f"phantom pool {name}", default_model_dir()
         pool = SitePool(name=name, source="phantom", where=where, members=members, model_dir=models)
         return _with_device_from_environment(pool)
     raise ConfigError(
@@ -146,7 +146,7 @@ def phantom_site(name: str) -> SiteConfig:
         data_root=root,
         datalist=root / "datalist.json",
         cache_dir=cache,
-        model_dir=default_model_dir(name),
+        model_dir=default_model_dir(),
     )
 
 
@@ -221,7 +221,7 @@ def _parse_pool(name: str, path: Path, given: dict) -> SitePool:
 
 
 def _model_dir(name: str, path: Path, given: dict) -> Path:
-    return _path(path, given, "model_dir", base=path.parent) if "model_dir" in given else default_model_dir(name)
+    return _path(path, given, "model_dir", base=path.parent) if "model_dir" in given else default_model_dir()
 
 
 def _are_neighbours(names: object, path: Path) -> bool:

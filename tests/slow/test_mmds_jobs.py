@@ -187,7 +187,7 @@ def test_a_site_keeps_its_local_and_the_newest_global_model_it_was_sent(years, h
             assert {Path(path).name for path in kept} == {"local_model.safetensors", "global_model.safetensors"}
     newest = load_model(years["mmds_stage5"].run.app / "global_model.safetensors")[0]
     for site in LABELS:
-        weights, _ = load_model(home / "sites" / site / FEDERATION / site / "global_model.safetensors")
+        weights, _ = load_model(home / "sites" / FEDERATION / site / "global_model.safetensors")
         assert all(np.array_equal(weights[tensor], newest[tensor]) for tensor in newest), site
 
 
@@ -211,7 +211,7 @@ def test_an_evaluation_trains_and_distils_nothing(years, store):
 
 
 def test_a_hospital_segments_with_the_global_model_and_with_its_own_before_it(years, hospitals, home, tmp_path):
-    own = home / "sites" / "kidney" / FEDERATION / "kidney"
+    own = home / "sites" / FEDERATION / "kidney"
     image = hospitals / "kidney_data" / "testing0.nii.gz"
     served = years["mmds_stage5"].run.app / "global_model.safetensors"
     channels = len(get_preset("phantom_mmds").label_space.classes)
