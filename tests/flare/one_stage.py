@@ -164,7 +164,7 @@ class Federation:
 
     def own(self, site: str) -> OwnModels:
         """What a site keeps."""
-        return OwnModels(self.home / "sites" / site, FEDERATION, site)
+        return OwnModels(self.home / "sites", FEDERATION, site)
 
     def versions(self) -> dict[str, int]:
         """The version in use of every site's model."""
@@ -183,8 +183,10 @@ def trained_federation(sites: dict[str, SiteConfig], root: Path) -> Federation:
 
 
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch, *, distilled: bool = False) -> None:
-    """A step of training, at a site or of the server, and an inference for distillation fail the test; ``distilled``: the
-    server's steps may be."""
+    """A step of training, at a site or of the server, and an inference for distillation fail the test.
+
+    distilled: the server may take steps.
+    """
 
     def refuse(*_, **__):
         raise AssertionError("computed again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
+import stat
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +17,8 @@ from fedpartial.methods.mmds import Mmds
 from fedpartial.networks.universal import EMBEDDINGS
 from fedpartial.training.alone import recipe
 from fedpartial.training.model_file import load_model, model_info
-from fedpartial.training.own_models import ABANDONED_SECONDS, OwnModels
-from one_round import Alone, files_in, home, stage_plan, stage_sites, universal  # noqa: F401
+from fedpartial.training.own_models import OwnModels
+from one_round import Alone, files_in, home, same_tensors, stage_plan, stage_sites, universal  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +43,32 @@ def test_a_model_is_found_by_its_recipe_alone(own):
     assert own.trained_by("abc") is None
     own.keep_local(weights(), info("abc"))
     assert own.trained_by("abd") is None
-    found = own.trained_by("abc").weights
-    assert found.keys() == weights().keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in weights().items())
+    found = own.trained_by("abc")
+    assert found.info == info("abc")
+    assert same_tensors(found.weights, weights())
 
 
-def test_a_finished_model_replaces_the_one_before_and_abandoned_training(own):
-    for name in ("abc", "def", "old", "new"):
+def test_a_finished_model_replaces_the_one_before_and_its_unfinished_training(own):
+    for name in ("abc", "def", "old"):
         own.training_dir(name).mkdir(parents=True)
         (own.training_dir(name) / "state").write_text("half")
-    long_ago = time.time() - 2 * ABANDONED_SECONDS
     for path in (own.training_dir("old") / "state", own.training_dir("old")):
-        os.utime(path, (long_ago, long_ago))
+        os.utime(path, (0, 0))
     own.keep_global(weights(2.0), info())
     assert own.training_dir("abc").exists()
     own.keep_local(weights(), info("abc"))
+    assert own.training_dir("def").exists()  # another job may go on with it
+    assert not own.training_dir("old").exists()
     own.keep_local(weights(3.0), info("def"))
     assert own.trained_by("abc") is None
-    assert sorted(files_in(own.folder)) == ["global_model.safetensors", "local_model.safetensors", "training/new/state"]
+    assert sorted(files_in(own.folder)) == ["global_model.safetensors", "local_model.safetensors"]
     assert load_model(own.global_model)[0]["head.0.weight"].tolist() == [2.0, 2.0]
+
+
+def test_its_folder_is_for_the_sites_own_user(own):
+    own.keep_local(weights(), info("abc"))
+    for folder in (own.folder, own.folder.parent, own.model_dir):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_federations_have_folders_of_their_own(own, tmp_path):
