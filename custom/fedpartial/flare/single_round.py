@@ -205,6 +205,7 @@ def check_models(site: str, answer: Mapping) -> None:
 
 def who_taught(found: Distilled) -> str:
     """For the report: of which model each class was learnt, on how many volumes."""
-    counts = taught(found.choices)
-    lines = (f"{name}: " + ", ".join(f"{t} {n}" for t, n in sorted(by.items())) for name, by in counts.items())
+    counts = {name: {t: n for t, n in by.items() if n} for name, by in taught(found.choices).items()}
+    said = {name: ", ".join(f"{t} {n}" for t, n in sorted(by.items())) for name, by in counts.items()}
+    lines = (f"{name}: {text or 'nobody, no model sees it'}" for name, text in said.items())
     return f"Teachers by class and number of public volumes: {'; '.join(lines)}"
