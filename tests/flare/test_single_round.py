@@ -175,7 +175,6 @@ def test_a_stage_that_is_run_again_trains_no_site_infers_nothing_and_changes_not
     assert set(server.report()["cross_site"]) == {"final", "adapted local", "adapted personalised"}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="stage.py _distil: an unchanged stage is distilled again")
 def test_a_stage_that_is_run_again_takes_no_step_at_the_server(stages, tmp_path):
     federation = stages.federation.copied(tmp_path)
     federation.stage("amos", name="again").run(evaluate=False)
@@ -229,9 +228,6 @@ def test_what_decides_a_model_trains_it_anew_and_replaces_its_entry(stages, tmp_
     assert len(federation.store.globals()) == 2
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="store.add: a site that goes back to an earlier model stays at the newer"
-)
 def test_a_stage_may_ask_for_some_classes_and_a_later_one_for_more(stages, tmp_path):
     federation = stages.federation.copied(tmp_path)
     some = federation.stage("amos", name="some", site_classes={"amos": ["kidney"]}).run(distil_steps=0)

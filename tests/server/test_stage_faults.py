@@ -80,12 +80,12 @@ def test_a_model_of_another_preset_is_refused_before_anything_is_done(make, regi
         stage.check()
 
 
-@pytest.mark.parametrize("how", [HOW, WARM])
-def test_nothing_of_a_distillation_stays_once_its_model_is_stored(make, how):
-    stage = with_models(make(), "liver")
-    for _ in range(2):
-        distil(stage, how)
-        assert not (stage.folder / DISTILLING).exists()
+def test_a_withdrawal_after_a_distillation_leaves_nothing_of_its_state(make):
+    stage = with_models(make(), "liver", "spleen")
+    distil(stage)
+    assert (stage.folder / DISTILLING).is_dir(), "the same stage again takes no step"
+    stage.store.remove("spleen")
+    assert not (stage.folder / DISTILLING).exists()
 
 
 @pytest.mark.parametrize("step", [1, 3])

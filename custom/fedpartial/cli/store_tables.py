@@ -97,7 +97,7 @@ def versions(store: ModelStore, site: str) -> Shown:
 
 def withdrawal(store: ModelStore, removal: Removal) -> Shown:
     """``store remove``: what was deleted, and what has learnt from it and is still there."""
-    left = [entry.version for entry in store.globals() if removal.site in entry.teachers]
+    left = store.manifest().distilled_from(removal.site)
 
     def show(console: Console) -> None:
         say(console, f"{removal.site}: {_removed(removal)}")

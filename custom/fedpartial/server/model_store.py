@@ -104,10 +104,10 @@ class ModelStore:
     ) -> Entry:
         """Store a site's model as its version in use; every earlier version stays.
 
-        A model that is one of its versions already makes no new one, and what is in use does not change: a site that
-        was rolled back stays so until it sends another model. source: "phantom" or "site file", what it learnt from.
-        since: how many withdrawals there were when its training began. ConfigError for a site that has withdrawn since,
-        a name that is no site's, and weights without a class.
+        A model that is one of its versions already makes no new one; it is in use again, unless somebody has rolled
+        back from it: such a site stays where it is until it sends another model. source: "phantom" or "site file", what
+        it learnt from. since: how many withdrawals there were when its training began. ConfigError for a site that has
+        withdrawn since, a name that is no site's, and weights without a class.
         """
         check_name(site, str(self.folder))
         return self._add(_described(site, preset, job, source=source), weights, preset, since)
@@ -143,7 +143,7 @@ class ModelStore:
                 listed = ", ".join(str(entry.version) for entry in record.entries)
                 raise self._error(site, f"version {version}", f"one of {listed}", "Name a version that is kept.")
             if record.active != version:
-                self._file.commit(manifest.with_record(site, replace(record, active=version)))
+                self._file.commit(manifest.with_record(site, record.rolled_back_to(version)))
             return entry
 
     def remove(self, site: str, *, with_globals: bool = False) -> Removal:
@@ -180,6 +180,9 @@ class ModelStore:
         with self._file.changing() as manifest:
             self._check_consent(manifest, model, since)
             if known := self._known(manifest, model):
+                record = manifest.records[model.site]
+                if known.version not in (record.active, *record.rolled_back):
+                    self._file.commit(manifest.with_record(model.site, replace(record, active=known.version)))
                 return known
             entry = replace(model, version=manifest.next_version(model.site))
             path = model_file(self.folder, entry)

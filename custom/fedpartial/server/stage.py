@@ -99,8 +99,8 @@ class Stage:
         """A global model of all stored ones, which becomes the federation's latest (METHODS 4.3).
 
         On the server's public images; on the phantom's where it names none and all stored models are the phantom's.
-        Stopped, or killed, it goes on where it was; otherwise nothing of it stays but the global model. Raises as
-        Distiller.run does, and ConfigError for no model, for one of another preset, and when a site withdraws.
+        Stopped, or killed, it goes on where it was; after a withdrawal nothing of it stays. Raises as Distiller.run
+        does, and ConfigError for no model, for one of another preset, and when a site withdraws.
         """
         self.check()
         entries, start = self.store.sites(), self._start(how)  # now: another model may come while this one is made
@@ -150,8 +150,7 @@ class Stage:
         taught = {name: entry.version for name, entry in entries.items() if name not in found.left_out}
         given = {"preset": preset, "job": self.plan.job, "start": start.version if start else None}
         self.store.add_global(to_arrays(found.weights), teachers=taught, **given)
-        self.store.forget_distillation()
-        return found
+        return found  # its last state stays until a site withdraws: the same stage again takes no step
 
     @contextmanager
     def _noted(self, num_volumes: int, on_progress: Callable[[str, int, int], None]) -> Iterator[Progress]:

@@ -82,11 +82,15 @@ class Removal:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All versions of one model, in their order; ``active`` is None where none is left."""
+    """All versions of one model, in their order; ``active`` is None where none is left.
+
+    rolled_back: versions that somebody has rolled back from; a site that sends one again does not bring it back.
+    """
 
     active: int | None
     last_version: int
     entries: tuple[Entry, ...]
+    rolled_back: tuple[int, ...] = ()
 
     def find(self, version: int | None) -> Entry | None:
         return next((entry for entry in self.entries if entry.version == version), None)
@@ -94,9 +98,16 @@ class Record:
     def without(self, versions: Iterable[int]) -> Record:
         """Delete versions; where the active one is among them, the latest that is left takes its place."""
         gone = set(versions)
+        rolled_back = tuple(version for version in self.rolled_back if version not in gone)
         left = tuple(entry for entry in self.entries if entry.version not in gone)
         latest = left[-1].version if left else None
-        return replace(self, entries=left, active=latest if self.active in gone else self.active)
+        active = latest if self.active in gone else self.active
+        return replace(self, entries=left, active=active, rolled_back=rolled_back)
+
+    def rolled_back_to(self, version: int) -> Record:
+        """Another version in use; the one before it is not wanted, this one is."""
+        unwanted = {*self.rolled_back, *([self.active] if self.active else [])} - {version}
+        return replace(self, active=version, rolled_back=tuple(sorted(unwanted)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +158,9 @@ class Manifest:
 
     def with_entry(self, entry: Entry) -> Manifest:
         """A new version, active at once; the versions before it stay."""
-        before = self.records[entry.site].entries if entry.site in self.records else ()
-        record = Record(active=entry.version, last_version=entry.version, entries=(*before, entry))
+        before = self.records.get(entry.site, Record(active=None, last_version=0, entries=()))
+        entries = (*before.entries, entry)
+        record = replace(before, active=entry.version, last_version=entry.version, entries=entries)
         return self.with_record(entry.site, record)
 
     def with_removal(self, removal: Removal) -> Manifest:
@@ -233,7 +245,8 @@ def _validator() -> Draft202012Validator:
 
 def _record(given: Mapping) -> Record:
     entries = tuple(Entry(**{**entry, "classes": tuple(entry["classes"])}) for entry in given["entries"])
-    return Record(active=given["active"], last_version=given["last_version"], entries=entries)
+    given = {**given, "entries": entries, "rolled_back": tuple(given.get("rolled_back", ()))}
+    return Record(**given)
 
 
 def _tuples(given: Mapping) -> dict:
