@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fedpartial.errors import ConfigError
+from fedpartial.evaluation.adaptation import OWN_MODELS
 from fedpartial.evaluation.annotated import cases_of_kind, summaries_of_kind
 from fedpartial.evaluation.comparison_sets import ALL_CASES, KINDS, SETS, SITES
 from fedpartial.evaluation.formats import class_label
@@ -98,7 +99,7 @@ class ComparedRun:
 
 
 def with_adapted(run: ComparedRun) -> list[ComparedRun]:
-    """The run, and one more for each way in which its sites have adapted the model: their own models in place of it.
+    """The run, and one more for each way in which its sites have models of their own, in place of the run's.
 
     No such model is for an external set, and all share the rounds of the run and what these cost.
     """
@@ -108,7 +109,7 @@ def with_adapted(run: ComparedRun) -> list[ComparedRun]:
         cases = run.report["adapted_cases"].get(way, {})
         row = replace(
             run,
-            method=f"{run.method}, adapted {class_label(way)}",
+            method=f"{run.method}, {OWN_MODELS.get(way, f'adapted {class_label(way)}')}",
             report={**run.report, **empty, "sites": sites, "cases": cases},
             finetune_steps=run.finetune_steps + run.adapt_steps,
             adapted=True,
