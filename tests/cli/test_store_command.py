@@ -141,9 +141,9 @@ def test_the_ledger_shows_stages_and_sums(call, store):
         store.ledger.work(stage, "server", steps=10, epochs=2, seconds=61)
     lines = [line.split() for line in call("ledger").output.splitlines()]
     assert ["one"] in lines
-    assert ["liver", "1", "0", "4.0", "MB", "0", "bytes", "0.0", "0", "0.0", "s"] in lines
-    assert ["all", "sites", "so", "far", "2", "0", "8.0", "MB", "0", "bytes", "0.0", "0", "0.0", "s"] in lines
-    assert ["server", "so", "far", "0", "0", "0", "bytes", "0", "bytes", "4.0", "20", "2", "min", "2", "s"] in lines
+    assert ["liver", "1", "0", "4.0", "MB", "0", "bytes", "0.0", "0"] in lines
+    assert ["all", "sites", "so", "far", "2", "0", "8.0", "MB", "0", "bytes", "0.0", "0"] in lines
+    assert ["server", "so", "far", "0", "0", "0", "bytes", "0", "bytes", "4.0", "20"] in lines
     content = json.loads(call("ledger", "--json").output)
     assert [stage["cumulative"]["all_sites"]["bytes_up"] for stage in content] == [4_000_000, 8_000_000]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.store import FAILED
 from fedpartial.errors import ConfigError
-from fedpartial.evaluation.formats import class_label, duration, size
+from fedpartial.evaluation.formats import class_label, size
 from fedpartial.server.ledger import SERVER, Load, Loads, StageSummary
 from fedpartial.server.model_store import GLOBAL, Entry, ModelStore, Removal
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FOLDED = {"classes": 7, "network\npreset": 10, "distilled from": 10}
 """Columns that take several lines where the console is narrow -> their least width."""
 DESCRIBED = ("classes", "network\npreset", "size", "stored (UTC)\nby job")
-TRAFFIC, WORK = ("up", "down", "bytes\nup", "bytes\ndown"), ("epochs", "steps", "time")
+TRAFFIC, WORK = ("models\nup", "models\ndown", "bytes\nup", "bytes\ndown"), ("epochs", "steps")
 NUMBERS = ("version", "size", *TRAFFIC, *WORK)
 COPIES = "Backups of the store and models at other sites are not touched: see provision/README.md."
 
@@ -137,7 +137,7 @@ def _stage(one: StageSummary) -> list[list[str]]:
 
 
 def _load(load: Load) -> list[str]:
-    work = [f"{load.epochs:.1f}", str(load.steps), duration(load.seconds)]
+    work = [f"{load.epochs:.1f}", str(load.steps)]
     return [str(load.messages_up), str(load.messages_down), size(load.bytes_up), size(load.bytes_down), *work]
 
 
