@@ -86,7 +86,7 @@ def _draw(ax: Axes, panel: Panel, loads: Sequence[StageLoad], when: str) -> None
     if values and max(values) >= LOG_FROM * min(values):
         ax.set_yscale("log")
         ax.set_ylim(bottom=min(values) / 2)
-    ax.set_xticks(range(len(stages)), [legend_name(stage) for stage in stages])
+    ax.set_xticks(range(len(stages)), [legend_name(stage) for stage in stages], rotation=20, ha="right")
     ax.set_title(f"{panel.title}, {when}", fontsize=9.5)
     ax.grid(axis="y", alpha=0.18)
 
