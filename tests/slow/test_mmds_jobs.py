@@ -148,7 +148,7 @@ def test_a_site_that_is_not_in_a_stage_is_left_alone(years, store, stage):
     absent = set(LABELS) - set(SITES[STAGES[stage]])
     assert not [site for site in absent if (now.run.workspace / site).exists()]
     for site in absent:
-        assert now.under("sites", site) == before.under("sites", site)
+        assert now.under("sites", FEDERATION, site) == before.under("sites", FEDERATION, site)
     assert {line["site"] for line in store.ledger.read() if line["stage"] == STAGES[stage]} == {
         *SITES[STAGES[stage]],
         "server",
@@ -183,7 +183,7 @@ def test_a_model_is_asked_once_about_every_public_volume(years, store):
 def test_a_site_keeps_its_local_and_the_newest_global_model_it_was_sent(years, home):
     for name in STAGES:
         for site in SITES[name]:
-            kept = years[name].under("sites", site, FEDERATION, site)
+            kept = years[name].under("sites", FEDERATION, site)
             assert {Path(path).name for path in kept} == {"local_model.safetensors", "global_model.safetensors"}
     newest = load_model(years["mmds_stage5"].run.app / "global_model.safetensors")[0]
     for site in LABELS:
@@ -242,7 +242,7 @@ def test_a_stage_that_is_run_again_trains_nothing_and_ends_with_the_same_models(
     done = years["mmds_evaluate"]
     for kept in (("store", FEDERATION, "models"), ("store", FEDERATION, "probabilities")):
         assert again.under(*kept) == done.under(*kept)
-    local = f"sites/kidney/{FEDERATION}/kidney/local_model.safetensors"
+    local = f"sites/{FEDERATION}/kidney/local_model.safetensors"
     assert again.files[local] == done.files[local], "not even written again"
 
 
