@@ -149,6 +149,8 @@ def test_a_site_that_is_not_in_a_stage_is_left_alone(years, store, stage):
     assert not [site for site in absent if (now.run.workspace / site).exists()]
     for site in absent:
         assert now.under("sites", FEDERATION, site) == before.under("sites", FEDERATION, site)
+        has_joined = any(site in SITES[name] for name in STAGES[:stage])
+        assert bool(before.under("sites", FEDERATION, site)) == has_joined, "there is something to leave alone"
     assert {line["site"] for line in store.ledger.read() if line["stage"] == STAGES[stage]} == {
         *SITES[STAGES[stage]],
         "server",
