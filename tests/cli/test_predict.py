@@ -50,7 +50,7 @@ class FakePredictor:
 @pytest.fixture
 def predict(monkeypatch, tmp_path):
     """Run the command on images by name; labels go to tmp_path/out."""
-    monkeypatch.setattr("fedpartial.training.inference.Predictor", FakePredictor)
+    monkeypatch.setattr("fedpartial.inference.predictor.Predictor", FakePredictor)
 
     def run(*names: str, options: tuple[str, ...] = ()):
         images = [str(tmp_path / name) for name in names]

@@ -15,8 +15,8 @@ import pytest
 from simulation import simulate, small_job
 
 from fedpartial.evaluation.record import validate_report
+from fedpartial.inference.predictor import Predictor
 from fedpartial.presets import get_preset
-from fedpartial.training.inference import Predictor
 from fedpartial.training.model_file import load_model
 
 REAL = Path(__file__).parents[3] / "shared" / "real"

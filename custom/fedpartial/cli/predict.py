@@ -30,7 +30,7 @@ def predict_images(
     """Segment every image; a wrong one is named and the others are still done."""
     from rich.text import Text
 
-    from fedpartial.training.inference import Predictor
+    from fedpartial.inference.predictor import Predictor
 
     try:
         predictor = Predictor(model, device=device, fusion=chosen_fusion(fusion, priority), local_path=local)
@@ -66,7 +66,7 @@ def chosen_fusion(rule: str | None, priority: str | None) -> Fusion | None:
 
 def target_path(image: Path, out: Path, *, several: bool) -> Path:
     """Where the label map of ``image`` goes."""
-    from fedpartial.training.inference import LABELS, SUFFIXES
+    from fedpartial.inference.predictor import LABELS, SUFFIXES
 
     suffix = next((s for s in SUFFIXES if image.name.endswith(s)), "")
     is_file = out.name.endswith(SUFFIXES) and not several

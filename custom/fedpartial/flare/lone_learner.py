@@ -22,13 +22,13 @@ from fedpartial.flare.learner import (
 )
 from fedpartial.flare.plan import plan_of_task
 from fedpartial.flare.weights import METRICS, payload_bytes, to_arrays, weights_of_task
+from fedpartial.inference.models import load_network
 from fedpartial.methods.base import Method
 from fedpartial.networks.fusion import LOG_ODDS
 from fedpartial.networks.personal import PERSONAL, personal_network
 from fedpartial.networks.universal import universal_classes
 from fedpartial.sites import read_site
 from fedpartial.training.alone import Trained, open_alone, train_alone
-from fedpartial.training.inference import load_network
 from fedpartial.training.model_file import model_info
 from fedpartial.training.own_models import OwnModels
 from fedpartial.training.plan import differs_in_network_only

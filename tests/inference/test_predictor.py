@@ -12,11 +12,11 @@ from tiny_hospital import write_nifti
 from federation import TINY, tiny_plan
 from fedpartial import presets
 from fedpartial.errors import ConfigError
+from fedpartial.inference.predictor import Predictor, class_path
 from fedpartial.networks.assembled import assemble
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.fusion import Fusion
-from fedpartial.training.inference import Predictor, class_path
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
 from segviz_sites import SMALL, random_state

@@ -13,10 +13,11 @@ from tiny_hospital import write_nifti
 from federation import TINY, tiny_plan
 from fedpartial import presets
 from fedpartial.errors import ConfigError
+from fedpartial.inference.models import load_network
+from fedpartial.inference.predictor import Predictor
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.presets import UniversalConfig
-from fedpartial.training.inference import Predictor, load_network
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
 
