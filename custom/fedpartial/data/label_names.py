@@ -1,0 +1,43 @@
+"""Label maps that say what they mean: class names in the NIfTI header itself, where no renaming loses them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import nibabel
+
+KEY = "fedpartial"
+CODE = "comment"
+"""The kind of NIfTI header extension: text for everyone, which other programs pass over."""
+
+
+def embed_names(image: nibabel.Nifti1Image, names: Mapping[int, str], **facts: object) -> None:
+    """Give a label map's header its classes (value -> name, without background) and further facts, as JSON."""
+    from nibabel.nifti1 import Nifti1Extension
+
+    content = {KEY: {"labels": {str(value): name for value, name in names.items()}, **facts}}
+    image.header.extensions.append(Nifti1Extension(CODE, json.dumps(content).encode()))
+
+
+def read_facts(path: Path) -> dict | None:
+    """What ``embed_names`` wrote into a file's header; None for a label map of somebody else."""
+    import nibabel
+
+    for extension in getattr(nibabel.load(path).header, "extensions", ()):
+        try:
+            content = json.loads(bytes(extension.get_content()).rstrip(b"\0"))
+        except ValueError:
+            continue
+        if isinstance(content, dict) and isinstance(content.get(KEY), dict):
+            return content[KEY]
+    return None
+
+
+def read_names(path: Path) -> dict[int, str] | None:
+    """Class names by value of a label map, None where its header names none."""
+    facts = read_facts(path)
+    return None if facts is None else {int(value): name for value, name in facts["labels"].items()}
