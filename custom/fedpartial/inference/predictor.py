@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from fedpartial.data.integrity import load_checked, raise_for_faults
-from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
+from fedpartial.data.preprocess import Volume, load_image, preprocess_image, restore_logits
 from fedpartial.errors import ConfigError
 from fedpartial.inference.models import load_network, load_personal
 from fedpartial.networks.assembled import AssembledNetwork
@@ -59,6 +60,36 @@ class Predictor:
             )
         return None
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Channel -> class of the label maps, without background: the classes that the model knows."""
+        names = self.preset.label_space.channels
+        return {channel: names[channel] for channel in self._channels()}
+
+    @property
+    def per_head_names(self) -> dict[int, str]:
+        """Channel -> class of the masks of the rule "per-head"; empty for a model without heads."""
+        return self.names if isinstance(self.network, AssembledNetwork) else {}
+
+    def _channels(self) -> list[int]:
+        network = self.network
+        if isinstance(network, Personalised):
+            return sorted({*network.own, *network.global_.head_channels})
+        return sorted(getattr(network, "head_channels", range(1, self.preset.label_space.num_channels)))
+
+    def segment(self, volume: Volume, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Labels (H W D), uint8 channels, on the grid of ``volume`` (HU), or with "per-head" masks (C H W D).
+
+        progress: called with (windows done, windows in all).
+        """
+        prepared = preprocess_image(volume, self.preset)
+        # Random numbers of the uncertainty rule start anew for every image, so that their order does not matter.
+        network = self.fusion.network(self.network)
+        scores = predict_logits(network, prepared.array, self.preset, self.precision)
+        if progress:
+            progress(1, 1)
+        return restore_logits(scores, prepared.affine, volume.array.shape, volume.affine, decide=self.decide)
+
     def predict(self, image_path: Path, out_path: Path) -> list[Path]:
         """Segment one image and save its label map (uint8 channels), or with "per-head" one mask for each class.
 
@@ -84,11 +115,7 @@ class Predictor:
         """Labels (H W D) or masks (C H W D) on the image's grid."""
         volume = load_checked(image_path, "image", load_image, faults := [])
         raise_for_faults(faults)
-        prepared = preprocess_image(volume, self.preset)
-        # Random numbers of the uncertainty rule start anew for every image, so that their order does not matter.
-        network = self.fusion.network(self.network)
-        scores = predict_logits(network, prepared.array, self.preset, self.precision)
-        return restore_logits(scores, prepared.affine, volume.array.shape, volume.affine, decide=self.decide)
+        return self.segment(volume)
 
 
 def class_path(out: Path, name: str) -> Path:
