@@ -18,6 +18,7 @@ from fedpartial.sites import (
     default_cache_dir,
     phantom_site,
     read_site,
+    read_site_file,
     site_file,
 )
 
@@ -492,3 +493,27 @@ def test_an_unknown_site_without_any_config_dir_is_told_the_same(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_site(HOSPITAL, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere" / "sites" / f"{HOSPITAL}.json") in str(caught.value)
+
+
+def test_a_site_file_may_lie_anywhere_and_its_name_is_the_sites(config_dir, tmp_path):
+    path = tmp_path / "my sites" / "Klinikum Süd.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(good(config_dir)), encoding="utf-8")
+    site = read_site_file(path)
+    assert (site.name, site.source, site.labels) == ("Klinikum Süd", "site file", {1: "liver", 2: "liver_tumor"})
+
+
+@pytest.mark.parametrize("name", ["liver.json", "liver", "."])
+def test_a_path_without_a_file_is_never_the_phantom(tmp_path, name):
+    with pytest.raises(ConfigError) as error:
+        read_site_file(tmp_path / name)
+    assert error.value.field == "(file)"
+    assert "fedpartial datalist" in error.value.remedy
+
+
+def test_a_pool_can_be_named_by_its_file(config_dir):
+    for name in ("north", "south"):
+        write(config_dir, good(config_dir), name)
+    site = read_site_file(write(config_dir, {"pool": ["north", "south"]}, "both"))
+    assert isinstance(site, SitePool)
+    assert [member.name for member in site.members] == ["north", "south"]

@@ -114,6 +114,19 @@ def read_site(name: str, config_dir: Path) -> SiteConfig | SitePool:
     )
 
 
+def read_site_file(path: Path) -> SiteConfig | SitePool:
+    """The site that a file describes, wherever it lies; its name is the file's, ``liver`` for my_sites/liver.json.
+
+    Never the phantom, whatever the name. Raises ConfigError like read_site, and where there is no such file.
+    """
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        remedy = f"Correct the path, or write it with 'fedpartial datalist'. For example: {EXAMPLE}"
+        raise _error(path, "(file)", got, "a site file", remedy)
+    return _with_device_from_environment(_parse(path.stem, path))
+
+
 def read_public(config_dir: Path, classes: Sequence[str], *, phantom: bool) -> SiteConfig:
     """The server's images without labels: ``local/sites/public.json``, else the phantom's when ``phantom``.
 
