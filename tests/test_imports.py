@@ -29,6 +29,7 @@ ROOMS = (
     "server",
     "flare",
     "cli",
+    "__main__",
 )
 FLARE_ROOMS = {"flare", "cli"}
 FILES = sorted(PACKAGE.rglob("*.py"))

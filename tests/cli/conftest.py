@@ -16,6 +16,7 @@ from small_hospitals import SITES, write_hospitals
 
 import fedpartial
 from fedpartial.cli.prepare import Options
+from fedpartial.cli.reply import Reply, attempt
 from fedpartial.cli.watch import Patience
 
 JOBS = Path(fedpartial.__file__).parents[2] / "jobs"
@@ -55,7 +56,9 @@ class Screen:
 
     def __init__(self):
         self._out, self._errors = StringIO(), StringIO()
-        self.console, self.error_console = Console(file=self._out, width=100), Console(file=self._errors, width=100)
+        self.reply = Reply()
+        self.reply.console = Console(file=self._out, width=100)
+        self.reply.errors = Console(file=self._errors, width=100)
 
     @property
     def out(self) -> str:
@@ -113,7 +116,7 @@ def fake_run(tmp_path: Path, job: Path, screen: Screen, report_text: str, monkey
         out = options.pop("out", tmp_path / "out")
         given = Options(**{"job": str(job), "sites": SITES, "out": out, "threads": len(SITES), **options})
         patience = LONG if must_end_by_itself else SHORT
-        return command.run_job(given, screen.console, screen.error_console, patience), out
+        return attempt(lambda reply: command.run_job(given, reply, patience), screen.reply), out
 
     return run
 

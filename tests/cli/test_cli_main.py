@@ -22,7 +22,7 @@ def call(monkeypatch):
     def invoke(*arguments: str):
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "TERM": "dumb"})
 
-    def remember(options, console, errors):
+    def remember(options, reply):
         invoke.options = options
         return 0
 

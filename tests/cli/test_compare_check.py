@@ -12,7 +12,8 @@ from small_hospitals import SITES
 
 from fedpartial.cli.compare_check import check_runs, clear, differences, seconds_of
 from fedpartial.cli.compare_plan import ComparePlan, PlannedMethod
-from fedpartial.cli.prepare import Options, Refused, check, make_folder
+from fedpartial.cli.prepare import Options, check, make_folder
+from fedpartial.cli.refused import Refused
 
 CLIENT = "app/config/config_fed_client.json"
 

@@ -21,6 +21,7 @@ from fedpartial.cli import run as run_command
 from fedpartial.cli.compare import CompareOptions, compare_jobs
 from fedpartial.cli.compare_progress import seconds_left
 from fedpartial.cli.main import app
+from fedpartial.cli.reply import attempt
 from fedpartial.cli.run import Outcome
 from fedpartial.cli.watch import Patience
 from fedpartial.errors import DataFaults
@@ -80,7 +81,8 @@ def compare(tmp_path, jobs, screen, report_text, monkeypatch):
         run.ran = []
         monkeypatch.setattr(command, "execute", execute)
         given = {"jobs": jobs, "seeds": "0,1", "sites": SITES, "out": tmp_path / "out", "threads": 2, **options}
-        return compare_jobs(CompareOptions(**given), console or screen.console, screen.error_console)
+        screen.reply.console = console or screen.reply.console
+        return attempt(lambda reply: compare_jobs(CompareOptions(**given), reply), screen.reply)
 
     return run
 
@@ -260,7 +262,7 @@ def test_over_a_simulator_the_runs_and_the_comparison_are_written(tmp_path, jobs
     monkeypatch.setattr(run_command, "simulator_command", lambda job, ws, t: [*good, str(job), "-w", str(ws)])
     out = tmp_path / "out"
     options = CompareOptions(jobs=jobs[:1], seeds="0", sites=SITES, out=out)
-    assert compare_jobs(options, screen.console, screen.error_console, Patience(look=0.02)) == 0
+    assert compare_jobs(options, screen.reply, Patience(look=0.02)) == 0
     assert {"job", "simulator.log", "report.html", "report.json"} <= {
         p.name for p in (out / "runs/first/seed0").iterdir()
     }

@@ -9,7 +9,7 @@ import pytest
 from fedpartial.cli.compare_check import ComparisonRun
 from fedpartial.cli.compare_homes import check_homes, earlier_stages, failed_stage, open_home
 from fedpartial.cli.compare_plan import PlannedMethod
-from fedpartial.cli.prepare import Refused
+from fedpartial.cli.refused import Refused
 
 
 @pytest.fixture

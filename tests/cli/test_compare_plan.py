@@ -11,7 +11,8 @@ import pytest
 import fedpartial
 from fedpartial.cli.compare_check import check_runs, differences
 from fedpartial.cli.compare_plan import ComparePlan, parse_seeds, plan_of_jobs, read_plan
-from fedpartial.cli.prepare import Options, Refused
+from fedpartial.cli.prepare import Options
+from fedpartial.cli.refused import Refused
 from fedpartial.errors import ConfigError
 
 PLANS = sorted((Path(fedpartial.__file__).parents[2] / "benchmarks" / "plans").glob("*.json"))

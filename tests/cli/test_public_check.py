@@ -11,7 +11,8 @@ import pytest
 from tiny_stages import site_files
 
 from fedpartial.cli.job_folder import find_job
-from fedpartial.cli.prepare import Checked, Options, Refused, check, prepare
+from fedpartial.cli.prepare import Checked, Options, check, prepare
+from fedpartial.cli.refused import Refused
 from fedpartial.sites import PUBLIC, read_public, read_site
 from one_round import home  # noqa: F401
 

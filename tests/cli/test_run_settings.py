@@ -15,7 +15,8 @@ from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import find_job, read_job
 from fedpartial.cli.main import app
 from fedpartial.cli.overrides import values_to_change
-from fedpartial.cli.prepare import Checked, Options, Refused, check
+from fedpartial.cli.prepare import Checked, Options, check
+from fedpartial.cli.refused import Refused
 from fedpartial.cli.settings import OPTIONS, parse_settings
 from fedpartial.cli.start_model import START_MODEL
 from fedpartial.errors import ConfigError

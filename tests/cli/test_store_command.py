@@ -55,7 +55,7 @@ def test_an_empty_home_is_no_fault(call, home, command):
     result = call(command)
     assert result.exit_code == 0
     assert f"No federation has stored a model in {home / 'store'} yet" in result.output
-    assert json.loads(call(command, "--json").output) == {}
+    assert json.loads(call(command, "--json").stdout) == {"errors": [], "exit_code": 0}
     assert not (home / "store").exists()
 
 
@@ -75,7 +75,7 @@ def test_list_shows_every_sites_model_and_the_global_one(call, store):
     (spleen,) = (line for line in lines if line.split()[:1] == ["spleen"])
     assert "swin_unetr" in spleen
     assert any(line.split()[:1] == ["global"] for line in lines)
-    content = json.loads(call("list", "--json").output)
+    content = json.loads(call("list", "--json").stdout)
     assert {entry["site"]: entry["version"] for entry in content["sites"]} == {"liver": 2, "spleen": 1}
     assert content["global"]["teachers"] == {"liver": 2}
     assert content["sites"][1]["architecture"]["arguments"]["extractor"] == "swin_unetr"
@@ -101,7 +101,7 @@ def test_show_names_every_version_and_checks_its_file(call, store):
     result = call("show", "liver")
     assert result.exit_code == 1
     assert path.name in result.output
-    files = [version["file"] for version in json.loads(call("show", "liver", "--json").output)["versions"]]
+    files = [version["file"] for version in json.loads(call("show", "liver", "--json").stdout)["versions"]]
     assert files == ["damaged", "ok"]
 
 
@@ -109,7 +109,7 @@ def test_a_roll_back_changes_the_model_in_use(call, store):
     result = call("rollback", "liver", 1)
     assert (result.exit_code, result.output) == (0, "liver: version 1 is in use\n")
     assert store.sites()["liver"].version == 1
-    assert json.loads(call("rollback", "liver", 2, "--json").output)["version"] == 2
+    assert json.loads(call("rollback", "liver", 2, "--json").stdout)["version"] == 2
 
 
 def test_a_site_is_removed_after_a_question(call, store):
@@ -144,8 +144,8 @@ def test_the_ledger_shows_stages_and_sums(call, store):
     assert ["liver", "1", "0", "4.0", "MB", "0", "bytes", "0.0", "0"] in lines
     assert ["all", "sites", "so", "far", "2", "0", "8.0", "MB", "0", "bytes", "0.0", "0"] in lines
     assert ["server", "so", "far", "0", "0", "0", "bytes", "0", "bytes", "4.0", "20"] in lines
-    content = json.loads(call("ledger", "--json").output)
-    assert [stage["cumulative"]["all_sites"]["bytes_up"] for stage in content] == [4_000_000, 8_000_000]
+    content = json.loads(call("ledger", "--json").stdout)
+    assert [stage["cumulative"]["all_sites"]["bytes_up"] for stage in content["stages"]] == [4_000_000, 8_000_000]
 
 
 def test_of_several_federations_one_must_be_named(call, store, home):

@@ -7,15 +7,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from rich.progress import Progress
 from small_hospitals import write_data, write_hospitals
 
 from fedpartial.cli import train_alone as command
+from fedpartial.cli.reply import Reply, attempt
 from fedpartial.cli.train_alone import Request, train_site_alone
 from fedpartial.networks.universal import universal_classes
 from fedpartial.sites import HOME_VARIABLE
@@ -46,7 +45,7 @@ def train(prepared, screen) -> Callable[..., int]:
 
     def run(**changes) -> int:
         request = Request(**{**GIVEN, "site_config": prepared, **changes})
-        return train_site_alone(request, screen.console, screen.error_console)
+        return attempt(lambda reply: train_site_alone(request, reply), screen.reply)
 
     return run
 
@@ -58,8 +57,7 @@ def finished(prepared, universal, tmp_path_factory) -> Path:  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(HOME_VARIABLE, str(folder))
         patch.setattr("fedpartial.training.alone.LONGEST_PORTION", PORTION)
-        silent = Console(file=StringIO())
-        assert train_site_alone(Request(**GIVEN, site_config=prepared), silent, silent) == 0
+        assert train_site_alone(Request(**GIVEN, site_config=prepared), Reply()) == 0
     return folder
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from one_stage import Federation, StageServer, nothing_is_computed
-from rich.console import Console
 from safetensors.numpy import save_file
 
 from fedpartial.cli.job_folder import find_job
+from fedpartial.cli.reply import Reply
 from fedpartial.cli.train_alone import Request, train_site_alone
 from fedpartial.presets import GREAT_VESSELS
 from fedpartial.training.model_file import load_model
@@ -51,7 +50,6 @@ def vectors(folder: Path) -> None:
 
 
 def train(site_config: Path, job: Path, **values) -> int:
-    silent = Console(file=StringIO())
     request = Request(
         job=str(job),
         site="spleen",
@@ -61,7 +59,7 @@ def train(site_config: Path, job: Path, **values) -> int:
         seed=SEED,
         values={"federation": FEDERATION, **values},
     )
-    return train_site_alone(request, silent, silent)
+    return train_site_alone(request, Reply())
 
 
 def uploaded(server: StageServer, **how) -> StageServer:

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, move_into_place, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_min_sites, with_overrides
-from fedpartial.cli.prepare import Refused
+from fedpartial.cli.refused import Refused
+from fedpartial.cli.reply import SUCCESS, Reply
 from fedpartial.cli.start_model import with_start_model
 from fedpartial.errors import ConfigError, renamed
 from fedpartial.flare.code_check import MANIFEST, SCHEMA_VERSION, own_code
@@ -24,10 +23,6 @@ from fedpartial.package_hash import PACKAGE, SHORT, package_files
 from fedpartial.server.provenance import source_commit
 from fedpartial.training.plan import Plan
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-SUCCESS, USER_ERROR = 0, 2
 INSTALLED, SHIPPED = "installed", "shipped"
 CUSTOM, OWN_NAME = "custom", "fedpartial"
 NO_CODE = ("README.md",)
@@ -51,15 +46,12 @@ class Options:
     values: Mapping[str, object] = field(default_factory=dict)
 
 
-def bundle_job(options: Options, console: Console, errors: Console) -> int:
+def bundle_job(options: Options, reply: Reply) -> int:
     """The whole command; returns its exit code."""
-    try:
-        job, plan = write_bundle(options)
-    except (Refused, ConfigError) as refused:
-        say_faults(errors, refused.faults if isinstance(refused, Refused) else [refused])
-        return USER_ERROR
+    job, plan = write_bundle(options)
     for line in _summary(job, plan, options):
-        say(console, line)
+        reply.say(line)
+    reply.add(out=options.out.absolute(), job=plan.job, sites=job.sites, plan=plan.to_dict(), code=own_code())
     return SUCCESS
 
 

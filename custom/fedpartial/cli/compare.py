@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedpartial.cli.compare_check import RUNS, ComparisonRun, check_runs, clear
 from fedpartial.cli.compare_homes import check_homes, failed_stage, open_home
@@ -18,13 +17,11 @@ from fedpartial.cli.compare_plan import ComparePlan, parse_seeds, plan_of_jobs, 
 from fedpartial.cli.compare_progress import Progress
 from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.interruption import Interrupted, Interruption, interruptible
-from fedpartial.cli.prepare import Options, Refused, make_folder
-from fedpartial.cli.run import RUN_FAILED, SUCCESS, USER_ERROR, Outcome, execute, explain_failure
+from fedpartial.cli.prepare import Options, make_folder
+from fedpartial.cli.reply import FAILED, SUCCESS, Reply
+from fedpartial.cli.run import Outcome, execute, explain_failure
 from fedpartial.cli.watch import Patience
 from fedpartial.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +53,14 @@ class Comparing:
     progress: Progress
     interruption: Interruption
     patience: Patience
-    console: Console
-    errors: Console
+    reply: Reply
 
     @property
     def finished(self) -> list[ComparisonRun]:
         return [run for run in self.runs if run.report is not None]
 
 
-def compare_jobs(options: CompareOptions, console: Console, errors: Console, patience: Patience | None = None) -> int:
+def compare_jobs(options: CompareOptions, reply: Reply, patience: Patience | None = None) -> int:
     """The whole command; returns its exit code."""
     with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, interruptible() as interruption:
         try:
@@ -75,23 +71,16 @@ def compare_jobs(options: CompareOptions, console: Console, errors: Console, pat
                 title=plan.title,
                 runs=runs,
                 out=out,
-                progress=Progress(runs, console, verbose=options.verbose),
+                progress=Progress(runs, reply.console, verbose=options.verbose),
                 interruption=interruption,
                 patience=patience or Patience(),
-                console=console,
-                errors=errors,
+                reply=reply,
             )
             with _alone(out / RUNS):
                 return _run_all(comparing)
-        except (Refused, ConfigError) as refused:
-            say_faults(errors, refused.faults if isinstance(refused, Refused) else [refused])
-            return USER_ERROR
         except Interrupted:
-            say(errors, "interrupted", "yellow")
+            reply.warn("interrupted")
             return interruption.exit_code
-        except OSError as error:
-            say_faults(errors, [error])
-            return RUN_FAILED
 
 
 def _plan(options: CompareOptions) -> ComparePlan:
@@ -156,7 +145,7 @@ def _run_all(comparing: Comparing) -> int:
     except Interrupted:
         _write_so_far(comparing)
         done = f"{len(comparing.finished)} of {len(comparing.runs)} runs are finished and kept"
-        say(comparing.errors, f"{done}; to continue, give the same command again")
+        say(comparing.reply.errors, f"{done}; to continue, give the same command again")
         raise
     return _finish(comparing)
 
@@ -172,9 +161,9 @@ def _run(run: ComparisonRun, comparing: Comparing) -> None:
     run.end(outcome.report, outcome.faults, time.monotonic() - started)
     comparing.progress.end(run)
     if run.faults:
-        say_faults(comparing.errors, run.faults)
+        say_faults(comparing.reply.errors, run.faults)
         if run.checked.out.exists():  # a stage after a failed one has left nothing
-            explain_failure(run.checked.out, known=outcome.known, errors=comparing.errors)
+            explain_failure(run.checked.out, known=outcome.known, errors=comparing.reply.errors)
 
 
 def _execute(run: ComparisonRun, comparing: Comparing) -> Outcome:
@@ -193,18 +182,21 @@ def _write_so_far(comparing: Comparing) -> None:
         try:
             write_pages(comparing.finished, comparing.title, comparing.out)
         except (OSError, ValueError) as error:
-            say(comparing.errors, f"the comparison so far could not be written: {error}", "yellow")
+            comparing.reply.warn(f"the comparison so far could not be written: {error}")
 
 
 def _finish(comparing: Comparing) -> int:
     failed = [run for run in comparing.runs if run.faults]
     if comparing.finished:
         comparison, page = write_pages(comparing.finished, comparing.title, comparing.out, _pictures(comparing))
-        print_table(comparison, comparing.console)
-        say(comparing.console, f"comparison: {page}")
+        print_table(comparison, comparing.reply.console)
+        comparing.reply.say(f"comparison: {page}")
+        comparing.reply.add(comparison=page.with_suffix(".json"), page=page)
     for run in failed:
-        say_faults(comparing.errors, [f"{run}: {fault}" for fault in run.faults])
-    return RUN_FAILED if failed else SUCCESS
+        comparing.reply.fail(*(f"{run}: {fault}" for fault in run.faults))
+    runs = {str(run): "failed" if run.faults else "finished" for run in comparing.runs}
+    comparing.reply.add(out=comparing.out, runs=runs)
+    return FAILED if failed else SUCCESS
 
 
 def _pictures(comparing: Comparing) -> list[tuple[str, bytes]]:
@@ -214,5 +206,5 @@ def _pictures(comparing: Comparing) -> list[tuple[str, bytes]]:
     try:
         return overlay_pictures(comparing.runs)
     except (OSError, ValueError) as error:
-        say(comparing.errors, f"no pictures side by side: {error}", "yellow")
+        comparing.reply.warn(f"no pictures side by side: {error}")
         return []

@@ -14,7 +14,8 @@ from pathlib import Path
 from fedpartial.cli.compare_plan import ComparePlan, PlannedMethod
 from fedpartial.cli.job_folder import NOT_COPIED
 from fedpartial.cli.json_file import read_json
-from fedpartial.cli.prepare import JOB, SITES, WORKSPACE, Checked, Options, Refused, check
+from fedpartial.cli.prepare import JOB, SITES, WORKSPACE, Checked, Options, check
+from fedpartial.cli.refused import Refused
 from fedpartial.cli.results import REPORT, judge
 from fedpartial.errors import ConfigError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedpartial.cli.compare_check import ComparisonRun, folder_error
-from fedpartial.cli.prepare import Refused
+from fedpartial.cli.refused import Refused
 from fedpartial.errors import ConfigError
 
 DELETE = "Delete this folder to run it again"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedpartial.cli.json_file import read_json
-from fedpartial.cli.prepare import Refused
+from fedpartial.cli.refused import Refused
 from fedpartial.errors import ConfigError, check_keys
 
 PLAN_KEYS = ("title", "seeds", "rounds", "local_steps", "preset", "runs")

@@ -9,20 +9,17 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from fedpartial.cli.console import say, say_faults
+from fedpartial.cli.console import say
 from fedpartial.cli.json_file import read_json
 from fedpartial.cli.policy import POLICY_FILES, as_text, is_shipped, kit_error, policy_texts, portable_site_files
 from fedpartial.cli.policy_check import policy_faults
+from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.errors import ConfigError
 from fedpartial.server.store_place import STORE_FILE
 from fedpartial.sites import site_file
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-SUCCESS, USER_ERROR = 0, 2
 KIT_VARIABLE = "{KIT}"
 """In a policy's text: the kit's own folder. FLARE's stores need absolute paths."""
 KINDS = {"fed_server.json": "server", "fed_client.json": "site", "fed_admin.json": "admin"}
@@ -123,27 +120,24 @@ def apply_changes(changes: list[Change], *, force: bool) -> None:
         change.path.write_text(change.new, encoding="utf-8")
 
 
-def setup_kit(folder: Path, policy: str, file: Path | None, force: bool, console: Console, errors: Console) -> int:
+def setup_kit(folder: Path, policy: str, file: Path | None, force: bool, reply: Reply) -> int:
     """The command: plans, shows what an edited file would lose, writes, and says what comes next."""
-    try:
-        kit = read_kit(folder)
-        changes = plan_changes(kit, policy, file)
-        faults = _weaknesses(kit, policy, changes)
-        for change in changes:
-            if change.edited:
-                say(errors, change.difference)
-        if faults and not force:
-            say_faults(errors, faults)
-            say(errors, "Nothing is written. Add --force where the site wants this policy all the same.")
-            return USER_ERROR
-        apply_changes(changes, force=force)
-    except ConfigError as error:
-        say_faults(errors, [error])
+    kit = read_kit(folder)
+    changes = plan_changes(kit, policy, file)
+    faults = _weaknesses(kit, policy, changes)
+    for change in changes:
+        if change.edited:
+            say(reply.errors, change.difference)
+    if faults and not force:
+        reply.fail(*faults)
+        say(reply.errors, "Nothing is written. Add --force where the site wants this policy all the same.")
         return USER_ERROR
+    apply_changes(changes, force=force)
     for fault in faults:
-        say(errors, f"warning: {fault}", "yellow")
+        reply.warn(f"warning: {fault}")
     for line in _account(kit, policy, changes):
-        say(console, line)
+        reply.say(line)
+    reply.add(kit=kit.folder, name=kit.name, kind=kit.kind, files={str(c.path): c.state for c in changes})
     return SUCCESS
 
 

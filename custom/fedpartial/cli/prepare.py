@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import Job, find_job, new_folder, read_job, write_job
 from fedpartial.cli.overrides import values_to_change, with_overrides, write_method
 from fedpartial.cli.public_check import check_public
+from fedpartial.cli.refused import Refused
 from fedpartial.cli.simulator import default_threads, plain_path
 from fedpartial.cli.site_check import SiteFolder, check_sites, open_site_folder, stage_site_files
 from fedpartial.cli.start_model import with_start_model
@@ -79,14 +80,6 @@ class Prepared:
     threads: int
     out: Path
     workspace: Path
-
-
-class Refused(Exception):
-    """What the user has to correct; nothing was started and nothing but temporary files written."""
-
-    def __init__(self, faults: Sequence[ConfigError]):
-        super().__init__("\n".join(map(str, faults)))
-        self.faults = list(faults)
 
 
 def prepare(options: Options, temporary: Path) -> Prepared:

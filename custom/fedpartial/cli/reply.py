@@ -65,24 +65,28 @@ def fault_content(fault: object) -> dict:
 
 
 def answer(as_json: bool, work: Callable[[Reply], int]) -> NoReturn:
-    """Do a command's work and end with its exit code. A user's mistake is one line for each fault, never a traceback;
-    nor is a disk that is full or a folder that may not be written."""
+    """Do a command's work and end with its exit code."""
+    reply = Reply(as_json=as_json)
+    reply.end(attempt(work, reply))
+
+
+def attempt(work: Callable[[Reply], int], reply: Reply) -> int:
+    """The exit code of a command's work. A user's mistake is one line for each fault, never a traceback; nor is a disk
+    that is full or a folder that may not be written."""
     from fedpartial.cli.refused import Refused
     from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft
 
-    reply = Reply(as_json=as_json)
     try:
-        code = work(reply)
+        return work(reply)
     except (Refused, DataFaults) as refused:
         reply.fail(*refused.faults)
-        code = USER_ERROR
+        return USER_ERROR
     except ConfigError as error:
         reply.fail(error)
-        code = USER_ERROR
+        return USER_ERROR
     except (OSError, NoSpaceLeft) as error:
         reply.fail(error)
-        code = FAILED
+        return FAILED
     except KeyboardInterrupt:
         reply.warn("interrupted")
-        code = INTERRUPTED
-    reply.end(code)
+        return INTERRUPTED

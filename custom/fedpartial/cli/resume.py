@@ -14,9 +14,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import (
     LEFT_OUT,
@@ -33,7 +31,8 @@ from fedpartial.cli.job_folder import (
 )
 from fedpartial.cli.json_file import read_json
 from fedpartial.cli.overrides import with_min_sites
-from fedpartial.cli.prepare import Refused
+from fedpartial.cli.refused import Refused
+from fedpartial.cli.reply import SUCCESS, Reply
 from fedpartial.cli.results import REPORT
 from fedpartial.cli.simulator import RUN
 from fedpartial.errors import ConfigError, renamed
@@ -44,10 +43,6 @@ from fedpartial.package_hash import package_hash
 from fedpartial.server.run_state import RUN_STATE, RunState, load_run_state
 from fedpartial.training.plan import JOB_ID, Plan
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-SUCCESS, USER_ERROR = 0, 2
 SERVER_APP, SITES_APP = "app_server", "app_sites"
 PLACES = (
     SERVER_APP,
@@ -86,16 +81,13 @@ class Interrupted:
         return list(dict.fromkeys(ids))
 
 
-def resume_run(run: Path, out: Path, min_sites: int | None, console: Console, errors: Console) -> int:
+def resume_run(run: Path, out: Path, min_sites: int | None, reply: Reply) -> int:
     """The whole command; returns its exit code."""
-    try:
-        left = find_run(run)
-        plan = write_continuation(left, out, min_sites)
-    except (Refused, ConfigError) as refused:
-        say_faults(errors, refused.faults if isinstance(refused, Refused) else [refused])
-        return USER_ERROR
+    left = find_run(run)
+    plan = write_continuation(left, out, min_sites)
     for line in _summary(left, plan, out):
-        say(console, line)
+        reply.say(line)
+    reply.add(out=out.absolute(), job=plan.job, sites=left.sites, finished_rounds=left.state.rounds)
     return SUCCESS
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpartial.cli.console import say, say_faults
+from fedpartial.cli.console import say
 from fedpartial.cli.faults import Fault
 from fedpartial.cli.interruption import Interrupted, Interruption, interruptible
-from fedpartial.cli.prepare import WORKSPACE, Options, Prepared, Refused, prepare
+from fedpartial.cli.prepare import WORKSPACE, Options, Prepared, prepare
 from fedpartial.cli.progress_view import ProgressView
+from fedpartial.cli.reply import FAILED, SUCCESS, Reply
 from fedpartial.cli.results import ADAPTED, collect, judge, last_errors
 from fedpartial.cli.simulator import SERVER_APP, Simulation, simulator_command
 from fedpartial.cli.site_check import unused_site_files
@@ -24,8 +25,6 @@ from fedpartial.sites import default_home
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-SUCCESS, RUN_FAILED, USER_ERROR = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +37,20 @@ class Outcome:
     known: bool
 
 
-def run_job(options: Options, console: Console, errors: Console, patience: Patience | None = None) -> int:
+def run_job(options: Options, reply: Reply, patience: Patience | None = None) -> int:
     """The whole command; returns its exit code."""
     with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary, interruptible() as interruption:
         prepared = None
         try:
             prepared = prepare(options, Path(temporary))
-            _introduce(prepared, console, errors)
-            with ProgressView(console, prepared.job.sites, verbose=options.verbose) as view:
+            _introduce(prepared, reply)
+            with ProgressView(reply.console, prepared.job.sites, verbose=options.verbose) as view:
                 outcome = execute(prepared, interruption, view, patience or Patience())
-            return _finish(prepared, outcome, console, errors)
-        except Refused as refused:
-            say_faults(errors, refused.faults)
-            return USER_ERROR
+            return _finish(prepared, outcome, reply)
         except Interrupted:
             if prepared:
-                _offer_continuation(prepared, console)
-            say(errors, "interrupted", "yellow")
+                _offer_continuation(prepared, reply)
+            reply.warn("interrupted")
             return interruption.exit_code
 
 
@@ -97,23 +93,25 @@ def _simulate(prepared: Prepared, interruption: Interruption, view: ProgressView
     return faults
 
 
-def _finish(prepared: Prepared, outcome: Outcome, console: Console, errors: Console) -> int:
+def _finish(prepared: Prepared, outcome: Outcome, reply: Reply) -> int:
     """Show the scores, and say how the run ended."""
     from fedpartial.evaluation.table import console_table
 
     if outcome.report is not None:
-        console.print(console_table(outcome.report))
+        reply.console.print(console_table(outcome.report))
+        reply.add(scores={"external": outcome.report["external"], "sites": outcome.report["sites"]})
     if (prepared.out / ADAPTED).is_dir():
-        say(console, f"models that the sites adapted to themselves: {prepared.out / ADAPTED}/<site>/")
+        reply.say(f"models that the sites adapted to themselves: {prepared.out / ADAPTED}/<site>/")
     if (store := _store(prepared)) is not None:
         own = store.parents[1] / "sites"
-        say(console, f"kept for later stages: {store}, and the sites' own models in {own}")
+        reply.say(f"kept for later stages: {store}, and the sites' own models in {own}")
     if outcome.faults:
-        say_faults(errors, outcome.faults)
-        explain_failure(prepared.out, known=outcome.known, errors=errors)
-        _offer_continuation(prepared, errors)
-        return RUN_FAILED
-    say(console, f"report: {prepared.out / 'report.html'}")
+        reply.fail(*outcome.faults)
+        explain_failure(prepared.out, known=outcome.known, errors=reply.errors)
+        _offer_continuation(prepared, reply)
+        return FAILED
+    reply.say(f"report: {prepared.out / 'report.html'}")
+    reply.add(report=prepared.out / "report.html", models=sorted(map(str, prepared.out.glob("*.safetensors"))))
     return SUCCESS
 
 
@@ -127,11 +125,11 @@ def explain_failure(out: Path, *, known: bool, errors: Console) -> None:
     say(errors, f"kept for a closer look: {out / WORKSPACE}")
 
 
-def _offer_continuation(prepared: Prepared, console: Console) -> None:
+def _offer_continuation(prepared: Prepared, reply: Reply) -> None:
     if _store(prepared) is not None:
-        say(console, "what was trained and uploaded is kept; to continue, run the job again")
+        reply.say("what was trained and uploaded is kept; to continue, run the job again")
     if (prepared.workspace / SERVER_APP / RUN_STATE).exists():
-        say(console, f"the finished rounds are kept; to continue: fedpartial resume {prepared.out} -o NEW_FOLDER")
+        reply.say(f"the finished rounds are kept; to continue: fedpartial resume {prepared.out} -o NEW_FOLDER")
 
 
 def _store(prepared: Prepared) -> Path | None:
@@ -149,19 +147,19 @@ def _as_given(prepared: Prepared, text: str) -> str:
     return text
 
 
-def _introduce(prepared: Prepared, console: Console, errors: Console) -> None:
+def _introduce(prepared: Prepared, reply: Reply) -> None:
     plan = prepared.plan
-    say(
-        console,
+    reply.add(out=prepared.out, job=plan.job, preset=plan.preset, seed=plan.seed)
+    reply.say(
         f"{plan.job}: {plan.num_rounds} round(s) of {plan.local_steps} local step(s), "
-        f"preset {plan.preset}, seed {plan.seed}, {prepared.threads} site process(es) at a time",
+        f"preset {plan.preset}, seed {plan.seed}, {prepared.threads} site process(es) at a time"
     )
     for site in prepared.sites:
         source = "the embedded phantom" if site.source == "phantom" else prepared.site_folder.as_given(site.where)
-        say(console, f"  {site.name}: {source}")
+        reply.say(f"  {site.name}: {source}")
     for name in unused_site_files(prepared.sites, prepared.site_folder):
-        say(errors, f"not used: {name} in {prepared.site_folder.shown} (no site of this run is called so)", "yellow")
-    say(console, f"results: {prepared.out}")
+        reply.warn(f"not used: {name} in {prepared.site_folder.shown} (no site of this run is called so)")
+    reply.say(f"results: {prepared.out}")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from fedpartial.cli.console import say, say_faults
-from fedpartial.cli.store import FAILED
+from fedpartial.cli.reply import FAILED
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.formats import class_label, size
 from fedpartial.server.ledger import SERVER, Load, Loads, StageSummary
@@ -30,12 +30,12 @@ COPIES = "Backups of the store and models at other sites are not touched: see pr
 class Shown:
     """What a command found: plain values for --json, and how to print it; ``code`` is the exit code."""
 
-    content: object
+    content: dict
     show: Callable[[Console], None]
     code: int = 0
 
 
-def one_line(content: object, text: str) -> Shown:
+def one_line(content: dict, text: str) -> Shown:
     return Shown(content=content, show=lambda console: say(console, text))
 
 
@@ -112,9 +112,7 @@ def withdrawal(store: ModelStore, removal: Removal) -> Shown:
 def loads(store: ModelStore) -> Shown:
     """``store ledger``: what every stage has cost, and all stages together."""
     summary = store.ledger.summary()
-    content = [
-        {"stage": one.stage, "alone": _plain(one.alone), "cumulative": _plain(one.cumulative)} for one in summary
-    ]
+    stages = [{"stage": one.stage, "alone": _plain(one.alone), "cumulative": _plain(one.cumulative)} for one in summary]
 
     def show(console: Console) -> None:
         if not summary:
@@ -123,7 +121,7 @@ def loads(store: ModelStore) -> Shown:
         headings = ("stage, site", *TRAFFIC, *WORK)
         console.print(_table(headings, [row for one in summary for row in _stage(one)]))
 
-    return Shown(content=content, show=show)
+    return Shown(content={"stages": stages}, show=show)
 
 
 def _stage(one: StageSummary) -> list[list[str]]:

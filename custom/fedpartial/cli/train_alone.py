@@ -8,22 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpartial.cli.console import say, say_faults
 from fedpartial.cli.job_build import build
 from fedpartial.cli.job_check import check_job
 from fedpartial.cli.job_folder import ALL_SITES, SERVER, Job, find_job, read_job, write_job
 from fedpartial.cli.overrides import RESERVED_NAMES, values_to_change, with_overrides
+from fedpartial.cli.reply import FAILED, INTERRUPTED, SUCCESS, Reply
 from fedpartial.cli.site_check import check_sites, open_site_folder
-from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space, renamed
+from fedpartial.errors import ConfigError, needs_space, renamed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fedpartial.sites import SiteConfig, SitePool
     from fedpartial.training.plan import Plan
-
-SUCCESS, FAILED, USER_ERROR = 0, 1, 2
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +44,18 @@ class Checked:
     embeddings: Mapping
 
 
-def train_site_alone(request: Request, console: Console, errors: Console) -> int:
+def train_site_alone(request: Request, reply: Reply) -> int:
     """The whole command; returns its exit code."""
     from fedpartial.training.local_trainer import TrainingDiverged
 
     with tempfile.TemporaryDirectory(prefix="fedpartial-") as temporary:
         try:
-            return _train(_checked(request, Path(temporary)), console)
-        except (ConfigError, DataFaults) as fault:
-            say_faults(errors, [fault])
-            return USER_ERROR
-        except (TrainingDiverged, NoSpaceLeft) as fault:
-            say_faults(errors, [fault])
+            return _train(_checked(request, Path(temporary)), reply)
+        except TrainingDiverged as fault:
+            reply.fail(fault)
             return FAILED
         except KeyboardInterrupt:
-            say(errors, "interrupted; what was trained is kept, and the same command goes on", "yellow")
+            reply.warn("interrupted; what was trained is kept, and the same command goes on")
             return INTERRUPTED
 
 
@@ -126,15 +118,15 @@ def _embeddings(job: Job, plan: Plan, temporary: Path) -> dict:
     return {f"{EMBEDDINGS}{klass}": vector for klass, vector in found.items()}
 
 
-def _train(checked: Checked, console: Console) -> int:
+def _train(checked: Checked, reply: Reply) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from fedpartial.training.alone import open_alone, train_alone
 
     done_before, loss_text = [0], "loss {task.fields[loss]:.3f}"
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(loss_text))
-    say(console, f"{checked.site.name}: preparing cases")
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+    reply.say(f"{checked.site.name}: preparing cases")
+    with Progress(*columns, TimeRemainingColumn(), console=reply.console) as bar:
         task = bar.add_task("local steps", total=checked.plan.local_steps, loss=float("nan"))
 
         def on_step(step: int, loss: float) -> None:
@@ -153,6 +145,7 @@ def _train(checked: Checked, console: Console) -> int:
     scores = session.validation_scores(trained.weights)
     took = f"{trained.steps} steps in {trained.seconds:.0f} s" if trained.trained_now else "trained before"
     means = ", ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in scores.items())
-    say(console, f"{own.local}: {took}; validation Dice {means or 'of no case'}")
-    say(console, "It is uploaded when a job of this federation asks this site for its model.")
+    reply.say(f"{own.local}: {took}; validation Dice {means or 'of no case'}")
+    reply.say("It is uploaded when a job of this federation asks this site for its model.")
+    reply.add(model=own.local, steps=trained.steps, seconds=trained.seconds, validation_dice=scores)
     return SUCCESS

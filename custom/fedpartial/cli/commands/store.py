@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpartial.cli.options import JsonOption
+from fedpartial.cli.reply import USER_ERROR, Reply, answer
+
 if TYPE_CHECKING:
     from fedpartial.cli.store_tables import Shown
     from fedpartial.server.model_store import ModelStore
 
-FAILED, USER_ERROR = 1, 2
 STORE_HELP = "Folder of the federations' stores; at a server the one its local/store.json names. By default the user's."
 
 StoreOption = Annotated[Path | None, typer.Option("--store", metavar="DIR", help=STORE_HELP)]
 FederationOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Which federation; not needed where there is only one.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 SiteArgument = Annotated[str, typer.Argument(metavar="SITE", help="A site, or 'global' for the global model.")]
 
 store_app = typer.Typer(
@@ -123,30 +123,21 @@ def _answer(
     *,
     may_be_empty: bool = False,
 ) -> None:
-    """Find the store, do the work, print, and end with the exit code; a user's mistake is one sentence."""
-    from rich.console import Console
+    """Find the store, do the work, print, and end with the exit code."""
 
-    from fedpartial.cli.console import say, say_faults
-    from fedpartial.cli.store_choice import NoStore, choose_store
-    from fedpartial.cli.store_tables import one_line
-    from fedpartial.errors import ConfigError, NoSpaceLeft
+    def work(reply: Reply) -> int:
+        from fedpartial.cli.store_choice import NoStore, choose_store
+        from fedpartial.cli.store_tables import one_line
 
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    try:
-        shown = look(choose_store(stores, federation))
-    except NoStore as empty:
-        if not may_be_empty:
-            say_faults(errors, [empty])
-            raise typer.Exit(USER_ERROR) from None
-        shown = one_line({}, str(empty))
-    except ConfigError as error:
-        say_faults(errors, [error])
-        raise typer.Exit(USER_ERROR) from None
-    except (OSError, NoSpaceLeft) as error:
-        say_faults(errors, [error])
-        raise typer.Exit(FAILED) from None
-    if as_json:
-        say(console, json.dumps(shown.content, indent=2, ensure_ascii=False))
-    else:
-        shown.show(console)
-    raise typer.Exit(shown.code)
+        try:
+            shown = look(choose_store(stores, federation))
+        except NoStore as empty:
+            if not may_be_empty:
+                reply.fail(empty)
+                return USER_ERROR
+            shown = one_line({}, str(empty))
+        shown.show(reply.console)
+        reply.add(**shown.content)
+        return shown.code
+
+    answer(as_json, work)
