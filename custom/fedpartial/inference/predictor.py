@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,14 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedpartial.data.geometry import Grid
 from fedpartial.data.integrity import load_checked, raise_for_faults
-from fedpartial.data.preprocess import Volume, load_image, preprocess_image, restore_logits
+from fedpartial.data.preprocess import Volume, load_image, preprocess_image
 from fedpartial.errors import ConfigError
 from fedpartial.inference.models import load_network, load_personal
+from fedpartial.inference.restoring import restore_rows
+from fedpartial.inference.sliding import Progress, longest_axis, sliding_scores
 from fedpartial.networks.assembled import AssembledNetwork
 from fedpartial.networks.fusion import Decide, Fusion
 from fedpartial.networks.personal import Personalised, decide_personal, lesions_in_organs
-from fedpartial.training.evaluator import predict_logits
 from fedpartial.training.precision import select_precision
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -77,18 +78,21 @@ class Predictor:
             return sorted({*network.own, *network.global_.head_channels})
         return sorted(getattr(network, "head_channels", range(1, self.preset.label_space.num_channels)))
 
-    def segment(self, volume: Volume, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Labels (H W D), uint8 channels, on the grid of ``volume`` (HU), or with "per-head" masks (C H W D).
+    def segment(self, volume: Volume, progress: Progress | None = None) -> np.ndarray:
+        """Labels (H W D), uint8 channels, on the grid of ``volume`` (HU), or with "per-head" masks (C H W D), 0 empty.
 
-        progress: called with (windows done, windows in all).
+        progress: called with (windows done, windows in all). Scores are kept for a part of the volume at a time.
         """
         prepared = preprocess_image(volume, self.preset)
-        # Random numbers of the uncertainty rule start anew for every image, so that their order does not matter.
+        axis = longest_axis(prepared.array.shape, self.preset.patch)
+        if self.fusion.rule == "uncertainty":
+            axis = 0  # its random numbers belong to the windows in the order of training/evaluator.py
+        # They start anew for every image, so that the order of images does not matter.
         network = self.fusion.network(self.network)
-        scores = predict_logits(network, prepared.array, self.preset, self.precision)
-        if progress:
-            progress(1, 1)
-        return restore_logits(scores, prepared.affine, volume.array.shape, volume.affine, decide=self.decide)
+        rows = sliding_scores(network, prepared.array, self.preset, self.precision, axis=axis, progress=progress)
+        source = Grid(shape=prepared.array.shape, affine=prepared.affine)
+        target = Grid(shape=volume.array.shape, affine=volume.affine)
+        return restore_rows(rows, source, target, axis=axis, decide=self.decide)
 
     def predict(self, image_path: Path, out_path: Path) -> list[Path]:
         """Segment one image and save its label map (uint8 channels), or with "per-head" one mask for each class.

@@ -1,0 +1,95 @@
+"""From rows of scores to labels on the grid of the file, while the rows come: what restore_logits does at once.
+
+The axes of a prepared grid are parallel to the scan's, so every row of the file's grid lies between two rows of scores
+and can be decided as soon as both are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedpartial.data.geometry import Grid, resample, voxel_matrix
+from fedpartial.inference.sliding import Rows
+
+NEAR = 1e-3
+"""Rows so close to a point are kept for it: its coordinate is rounded to float32 when it is interpolated."""
+
+
+def restore_rows(
+    rows: Iterable[Rows], source: Grid, target: Grid, *, axis: int, decide: Callable[[Tensor], Tensor]
+) -> np.ndarray:
+    """uint8 (H W D), or (K H W D) if ``decide`` gives masks, on ``target``: restore_logits of all rows together.
+
+    rows: scores on the grid ``source``, in ascending order along its ``axis``. decide: (C h W D) -> (h W D) or
+    (K h W D), voxel by voxel. Grids of any directions are right; little memory needs parallel ones.
+    """
+    restoring = _Restoring(source, target, axis, decide)
+    for piece in rows:
+        restoring.take(piece)
+    return restoring.labels
+
+
+class _Restoring:
+    """The labels so far, and the rows of scores that undecided voxels still need."""
+
+    def __init__(self, source: Grid, target: Grid, axis: int, decide: Callable[[Tensor], Tensor]):
+        matrix = voxel_matrix(source.affine, target.affine)
+        self.shape, self.decide = target.shape, decide
+        self.axis = int(np.argmax(np.abs(matrix[axis, :3]) * target.shape))
+        self.lowest, self.highest = _needed(matrix[axis], self.axis, source.shape[axis], target.shape)
+        self.matrix = matrix[_first(axis)][:, _first(self.axis)]
+        self.descending = bool(self.matrix[0, 0] < 0)
+        self.decided, self.kept, self.start = 0, None, 0
+        self.labels: np.ndarray | None = None
+
+    def take(self, rows: Rows) -> None:
+        self.kept = rows.scores if self.kept is None else torch.cat([self.kept, rows.scores], dim=1)
+        complete = self.start + self.kept.shape[1]
+        ready = int(np.searchsorted(self._in_order(self.highest), complete))
+        if ready > self.decided:
+            self._decide(self._span(self.decided, ready))
+            self.decided = ready
+        needed = self._in_order(self.lowest)[ready] if ready < len(self.lowest) else complete
+        drop = max(0, min(int(needed), complete) - self.start)
+        self.kept, self.start = self.kept[:, drop:].clone(), self.start + drop
+
+    def _in_order(self, of_row: np.ndarray) -> np.ndarray:
+        """Values by row of the target in the order in which rows are decided; ascending then."""
+        return of_row[::-1] if self.descending else of_row
+
+    def _span(self, begin: int, end: int) -> range:
+        """Rows of the target, decided as numbers begin to end."""
+        size = len(self.highest)
+        return range(size - end, size - begin) if self.descending else range(begin, end)
+
+    def _decide(self, span: range) -> None:
+        matrix = self.matrix.copy()
+        matrix[:3, 3] += matrix[:3, 0] * span.start
+        matrix[0, 3] -= self.start
+        others = [n for a, n in enumerate(self.shape) if a != self.axis]
+        for slab in resample(self.kept, matrix, (len(span), *others), "bilinear"):
+            label = (self.decide(slab.values) * slab.inside).to(torch.uint8).cpu().numpy()
+            if self.labels is None:
+                self.labels = np.empty((*label.shape[:-3], *self.shape), dtype=np.uint8)
+            rows = slice(span.start + slab.start, span.start + slab.stop)
+            np.moveaxis(self.labels, self.axis - 3, -3)[..., rows, :, :] = label
+
+
+def _first(axis: int) -> list[int]:
+    """Indices that put one of three axes first and leave the fourth coordinate last."""
+    return [axis, *(a for a in range(3) if a != axis), 3]
+
+
+def _needed(line: np.ndarray, axis: int, size: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """First and last row of scores that each row of the target needs, (n,) each, within the ``size`` there are.
+
+    line: the row of the 4x4 matrix that gives the coordinate along the walked axis.
+    """
+    ends = [(0.0, line[a] * (shape[a] - 1)) for a in range(3) if a != axis]
+    along = line[3] + line[axis] * np.arange(shape[axis])
+    low, high = (along + sum(pick(pair) for pair in ends) for pick in (min, max))
+    return tuple(np.clip(rows, 0, size - 1).astype(int) for rows in (np.floor(low - NEAR), np.ceil(high + NEAR)))
