@@ -5,47 +5,41 @@ A file is read once, completely; the same pass hands its volumes to the case sto
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fedpartial.data.datalist import SPLITS, Case, read_datalist
+from fedpartial.data.faults import Fault, data_fault, raise_for_faults
+from fedpartial.data.label_values import count_values
 from fedpartial.data.preprocess import Volume, load_image, load_label
-from fedpartial.errors import DataFaults
+from fedpartial.data.readable import load_checked
+from fedpartial.data.same_grid import is_same_grid, off_grid
 from fedpartial.labels import BACKGROUND, LabelSpace
 from fedpartial.sites import SiteConfig
 
-AFFINE_TOLERANCE_MM = 1e-3
-MIN_VOXEL_MM3 = 1e-9
+__all__ = ["Fault", "Inspected", "Inspector", "check_site", "labelled_mask", "load_checked", "raise_for_faults"]
+
 MAX_VALUES_SHOWN = 8
+MAX_CLASSES = 255
+"""A label file with more different values is no label file."""
 Progress = Callable[[int, int, str], None]
 """Called with (cases done, cases in all, file name)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One thing that is wrong with one file."""
-
-    file: Path
-    field: str
-    got: object
-    expected: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.field}: got {self.got}; expected {self.expected}. {self.remedy}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """A case's volumes as far as they could be read, and what is wrong with them."""
+    """A case's volumes as far as they could be read, and what is wrong with them.
+
+    A label on the image's grid has the image's affine, so that rounded headers never make two grids of one.
+    counts: raw label value -> number of voxels, where all of them are whole numbers and were looked at.
+    """
 
     image: Volume | None
     label: Volume | None
     faults: list[Fault]
+    counts: dict[int, int] | None = None
 
 
 def check_site(site: SiteConfig, space: LabelSpace, progress: Progress | None = None) -> list[Fault]:
@@ -64,12 +58,6 @@ def check_site(site: SiteConfig, space: LabelSpace, progress: Progress | None = 
     return faults
 
 
-def raise_for_faults(faults: Sequence[Fault]) -> None:
-    """Raise DataFaults where there are any."""
-    if faults:
-        raise DataFaults(faults)
-
-
 class Inspector:
     """Reads the cases of one site and says what preprocessing and training could not rely on."""
 
@@ -79,12 +67,17 @@ class Inspector:
 
     def inspect(self, case: Case, *, compare: bool = True) -> Inspected:
         """A case's volumes and faults; without ``compare`` only whether they can be read."""
-        faults = self._names(case)
+        faults = [*self._names(case), *_same_file(case)]
         image = load_checked(case.image, f"{case.field}.image", load_image, faults)
-        label = None if case.label is None else load_checked(case.label, f"{case.field}.label", load_label, faults)
+        label = None
+        if case.label is not None and case.label != case.image:
+            label = load_checked(case.label, f"{case.field}.label", load_label, faults)
+        values, counts = count_values(label.array) if compare and label is not None else (None, None)
         if compare:
-            faults += self._contents(case, image, label)
-        return Inspected(image=image, label=label, faults=faults)
+            faults += self._contents(case, image, label, values)
+        if image is not None and label is not None and is_same_grid(image, label):
+            label = Volume(array=label.array, affine=image.affine)
+        return Inspected(image=image, label=label, faults=faults, counts=_whole(values, counts))
 
     def _names(self, case: Case) -> list[Fault]:
         named = self._named()
@@ -92,32 +85,41 @@ class Inspector:
         if not unknown:
             return []
         remedy = f"Correct the datalist, or name the label value in {self.site.where}."
-        return [_fault(self.site.datalist, f"{case.field}.labels", unknown, f"some of {named}", remedy)]
+        expected = f"some of {named}"
+        return [data_fault(self.site.datalist, f"{case.field}.labels", unknown, expected, remedy, "unknown class")]
 
     def _named(self) -> list[str]:
         return [name for name in dict.fromkeys(self.site.labels.values()) if name != BACKGROUND]
 
-    def _contents(self, case: Case, image: Volume | None, label: Volume | None) -> list[Fault]:
+    def _contents(
+        self, case: Case, image: Volume | None, label: Volume | None, values: np.ndarray | None
+    ) -> list[Fault]:
         faults: list[Fault] = []
         if image is not None and not np.isfinite(image.array).all():
             got, remedy = f"{(~np.isfinite(image.array)).sum()} NaN or infinite voxels", "Export the image again."
-            faults.append(_fault(case.image, "intensities", got, "finite numbers", remedy))
-        if label is not None:
-            faults += self._values(case, np.unique(label.array))
+            kind = "NaN or infinite voxels"
+            faults.append(data_fault(case.image, "intensities", got, "finite numbers", remedy, kind))
+        if values is not None:
+            faults += self._values(case, values)
         if image is not None and label is not None:
-            faults += _same_grid(case, image, label)
+            faults += off_grid(case.label, label, case.image, image)
         return faults
 
     def _values(self, case: Case, values: np.ndarray) -> list[Fault]:
         """Label values that are no integers, that the site does not name, or that this case should not have."""
+        if values.size > MAX_CLASSES:
+            got = f"{values.size} different values from {values.min():g} to {values.max():g}"
+            remedy = "This looks like an image: are image and label swapped in the datalist?"
+            return [data_fault(case.label, "values", got, "a few whole numbers", remedy, "an image as label")]
         broken = values[~np.isfinite(values) | (values != np.round(values))]
         if broken.size:
             remedy = "Resample labels by nearest neighbour."
-            return [_fault(case.label, "values", _shown(broken), "whole numbers", remedy)]
+            return [data_fault(case.label, "values", _shown(broken), "whole numbers", remedy, "fractions as labels")]
         if unknown := self.table.unknown(values):
             expected = f"values {list(self.table.channels)}"
             remedy = f"Name each value in {self.site.where} under 'labels' ('background' leaves a structure out)."
-            return [_fault(case.label, "values", _shown(np.array(unknown)), expected, remedy)]
+            got = _shown(np.array(unknown))
+            return [data_fault(case.label, "values", got, expected, remedy, "unnamed label values")]
         return self._annotated(case, values)
 
     def _annotated(self, case: Case, values: np.ndarray) -> list[Fault]:
@@ -131,7 +133,7 @@ class Inspector:
         got = ", ".join(f"{value} ({self.site.labels[value]})" for value in extra)
         expected = f"only {list(case.labels)}, the classes of {case.field}.labels"
         remedy = "Add the class to the case's labels, or remove its voxels."
-        return [_fault(case.label, "values", got, expected, remedy)]
+        return [data_fault(case.label, "values", got, expected, remedy, "a class the case does not annotate")]
 
 
 def labelled_mask(case: Case, site: SiteConfig, space: LabelSpace) -> np.ndarray:
@@ -141,52 +143,19 @@ def labelled_mask(case: Case, site: SiteConfig, space: LabelSpace) -> np.ndarray
     return space.labelled_mask(case.labels, where=f"{site.datalist}: {case.field}")
 
 
-def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults: list[Fault]) -> Volume | None:
-    """The volume that ``load`` reads from a file; or None and one more fault."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    if not path.is_file():
-        faults.append(_fault(path, field, "no such file", "a NIfTI file", "Correct the datalist or restore the file."))
-        return None
-    try:
-        volume = load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
-        got, remedy = f"{type(error).__name__}: {error}", "The file is damaged: copy or export it again."
-        faults.append(_fault(path, field, got, "a readable NIfTI file", remedy))
-        return None
-    problem = _unusable(path, volume)
-    faults += problem
-    return None if problem else volume
-
-
-def _unusable(path: Path, volume: Volume) -> list[Fault]:
-    """What makes a readable volume unusable, if anything."""
-    shape, affine = volume.array.shape, volume.affine
-    if len(shape) != 3 or 0 in shape:
-        return [_fault(path, "shape", shape, "three axes of at least one voxel", "Export one 3D volume per file.")]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < MIN_VOXEL_MM3:
-        remedy = "Export it again with its orientation and spacing."
-        return [_fault(path, "affine", affine.tolist(), "finite numbers and a voxel volume above 0", remedy)]
-    return []
-
-
-def _same_grid(case: Case, image: Volume, label: Volume) -> list[Fault]:
-    remedy = f"Resample the label onto {case.image.name}."
-    if image.array.shape != label.array.shape:
-        return [_fault(case.label, "shape", label.array.shape, f"the image's {image.array.shape}", remedy)]
-    if np.allclose(image.affine, label.affine, rtol=0, atol=AFFINE_TOLERANCE_MM):
+def _same_file(case: Case) -> list[Fault]:
+    if case.label != case.image:
         return []
-    corners = np.array([[0, 0, 0, 1], [*image.array.shape, 1]]).T
-    distance = np.abs((image.affine - label.affine) @ corners).max()
-    got = f"a grid up to {distance:.3g} mm away"
-    return [_fault(case.label, "affine", got, f"the image's, within {AFFINE_TOLERANCE_MM} mm", remedy)]
+    got, remedy = "the image's own path", "Correct the datalist."
+    return [data_fault(case.label, f"{case.field}.label", got, "a label file", remedy, "an image as label")]
+
+
+def _whole(values: np.ndarray | None, counts: np.ndarray | None) -> dict[int, int] | None:
+    if values is None or not (np.isfinite(values).all() and (values == np.round(values)).all()):
+        return None
+    return dict(zip(values.astype(np.int64).tolist(), counts.tolist(), strict=True))
 
 
 def _shown(values: np.ndarray) -> str:
     shown = ", ".join(f"{value:g}" for value in values[:MAX_VALUES_SHOWN].tolist())
     return shown if values.size <= MAX_VALUES_SHOWN else f"{shown}, ... ({values.size} values)"
-
-
-def _fault(file: Path, field: str, got: object, expected: str, remedy: str) -> Fault:
-    return Fault(file=file, field=field, got=got, expected=expected, remedy=remedy)

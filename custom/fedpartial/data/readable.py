@@ -1,0 +1,79 @@
+"""Reading a volume that somebody else has written: everything that can be wrong with the file itself has a name."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fedpartial.data.faults import Fault, data_fault
+from fedpartial.data.preprocess import Volume
+
+MIN_VOXEL_MM3 = 1e-9
+
+
+def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults: list[Fault]) -> Volume | None:
+    """The volume that ``load`` reads from a file; or None and one more fault."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        if problem := _no_file(path, field):
+            faults.append(problem)
+            return None
+        volume = load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        faults.append(_unreadable(path, field, error))
+        return None
+    except (MemoryError, OverflowError) as error:
+        remedy = "Its header may be damaged: copy or export it again."
+        got = f"more voxels than fit into memory ({type(error).__name__})"
+        faults.append(data_fault(path, field, got, "a readable NIfTI file", remedy, "too large for the memory"))
+        return None
+    problem = _unusable(path, volume)
+    faults += problem
+    return None if problem else volume
+
+
+def _no_file(path: Path, field: str) -> Fault | None:
+    """What is wrong with a path, before anything is read."""
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        remedy = "Correct the datalist or restore the file."
+        return data_fault(path, field, got, "a NIfTI file", remedy, "a folder" if path.is_dir() else "missing file")
+    if not path.name.endswith((".nii", ".nii.gz")):
+        remedy = "Convert it (for example with 3D Slicer or dcm2niix), or correct the ending of its name."
+        return data_fault(path, field, path.name, "a file name with .nii or .nii.gz", remedy, "not NIfTI")
+    if path.stat().st_size == 0:
+        return data_fault(
+            path, field, "an empty file", "a readable NIfTI file", "Copy or export it again.", "empty file"
+        )
+    return None
+
+
+def _unreadable(path: Path, field: str, error: Exception) -> Fault:
+    remedies = {
+        PermissionError: ("no permission", "Ask for the right to read it, or copy it to where you may."),
+        EOFError: ("cut short", "The copy is not complete: copy or download it again."),
+    }
+    damaged = ("unreadable", "The file is damaged or no NIfTI: copy or export it again.")
+    kind, remedy = next((found for of, found in remedies.items() if isinstance(error, of)), damaged)
+    got = f"{type(error).__name__}: {error}".replace("\n", " ")
+    return data_fault(path, field, got, "a readable NIfTI file", remedy, kind)
+
+
+def _unusable(path: Path, volume: Volume) -> list[Fault]:
+    """What makes a readable volume unusable, if anything."""
+    shape, affine = volume.array.shape, volume.affine
+    if len(shape) != 3 or 0 in shape:
+        remedy = "Export one 3D volume per file."
+        if len(shape) > 3 and set(shape[3:]) == {1}:
+            remedy = "It holds one volume only: save it without the last axis, as nibabel.squeeze_image does."
+        return [data_fault(path, "shape", shape, "three axes of at least one voxel", remedy, "not three axes")]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < MIN_VOXEL_MM3:
+        got, expected = affine.tolist(), "finite numbers and a voxel volume above 0"
+        remedy = "Export it again with its orientation and spacing."
+        return [data_fault(path, "affine", got, expected, remedy, "no usable affine")]
+    return []
