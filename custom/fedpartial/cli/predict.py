@@ -1,67 +1,116 @@
-"""``fedpartial predict``: label maps for image files."""
+"""``fedpartial predict``: label maps of images, folders and DICOM series; what is done is remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedpartial import __version__
+from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.errors import ConfigError, DataFaults
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from fedpartial.cli.predict_scan import Job
+    from fedpartial.inference.inputs import Scan
+    from fedpartial.inference.predictor import Predictor
     from fedpartial.networks.fusion import Fusion
 
-SUCCESS, USER_ERROR = 0, 2
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asks for; see cli/commands/predict.py."""
+
+    model: Path
+    inputs: tuple[Path, ...]
+    out: Path
+    device: str = "auto"
+    rule: str | None = None
+    priority: tuple[str, ...] | None = None
+    local: Path | None = None
+    pictures: bool = False
+    save_image: bool = False
+    force: bool = False
 
 
-def predict_images(
-    model: Path,
-    images: Sequence[Path],
-    out: Path,
-    device: str,
-    fusion: str | None,
-    priority: str | None,
-    console: Console,
-    errors: Console,
-    local: Path | None = None,
-) -> int:
-    """Segment every image; a wrong one is named and the others are still done."""
-    from rich.text import Text
-
+def predict_all(request: Request, reply: Reply) -> int:
+    """Segment every scan; a wrong one is named and the others are still done."""
+    from fedpartial.cli.predict_scan import save_viewer_colours
+    from fedpartial.inference.inputs import find_scans
     from fedpartial.inference.predictor import Predictor
 
-    try:
-        predictor = Predictor(model, device=device, fusion=chosen_fusion(fusion, priority), local_path=local)
-    except ConfigError as error:
-        errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-        return USER_ERROR
+    fusion = chosen_fusion(request.rule, request.priority)
+    scans, faults = find_scans(request.inputs)
+    single = is_file(request.out, several=len(scans) > 1)
+    targets = {scan.name: target_path(Path(scan.name), request.out, several=len(scans) > 1) for scan in scans}
+    check_out(request, scans, targets)
+    reply.fail(*faults)
+    predictor = Predictor(request.model, device=request.device, fusion=fusion, local_path=request.local)
     if predictor.remark:
-        errors.print(Text(predictor.remark, style="yellow"), soft_wrap=True)
-    code = SUCCESS
-    for number, image in enumerate(images, start=1):
-        try:
-            target = target_path(image, out, several=len(images) > 1)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with console.status(f"{number} of {len(images)}: {image.name}"):
-                written = predictor.predict(image, target)
-            for path in written:
-                console.print(Text(str(path)), soft_wrap=True)
-        except (ConfigError, DataFaults) as error:
-            errors.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-            code = USER_ERROR
-    return code
+        reply.warn(predictor.remark)
+    job = open_job(request, predictor, single, reply)
+    if job.journal:
+        if not request.force:
+            job.journal.check(targets, job.made_with)
+        save_viewer_colours(job, request.out)
+    wrong = segment_all(job, scans, targets)
+    return USER_ERROR if faults or wrong else SUCCESS
 
 
-def chosen_fusion(rule: str | None, priority: str | None) -> Fusion | None:
+def segment_all(job: Job, scans: Sequence[Scan], targets: Mapping[str, Path]) -> int:
+    """Segment what is not done yet; returns how many scans are wrong. Whatever ends it, what is done is reported."""
+    from fedpartial.cli.predict_scan import done_before, listed, segment_scan
+
+    wrong, before, results = 0, 0, []
+    try:
+        with progress_bar(job.reply, scans) as advance:
+            for scan in scans:
+                try:
+                    done = done_before(scan, targets[scan.name], job)
+                    before += done is not None
+                    done = done or segment_scan(scan, targets[scan.name], job, partial(advance, scan))
+                    results.append(listed(scan, done, targets[scan.name].parent))
+                except (ConfigError, DataFaults) as error:
+                    job.reply.fail(*getattr(error, "faults", [error]))
+                    wrong += 1
+                advance(scan, 1, 1)
+    finally:
+        job.reply.add(scans=results, done_before=before)
+        if before:
+            job.reply.say(f"{before} of {len(scans)} done before")
+        if len(results) + wrong < len(scans) and job.journal:
+            job.reply.warn(f"{len(results)} of {len(scans)} done; the same command goes on with the others")
+    return wrong
+
+
+@contextmanager
+def progress_bar(reply: Reply, scans: Sequence[Scan]) -> Iterator[Callable[[Scan, int, int], None]]:
+    """One bar over all scans; advance(scan, done, all) says how far one of them is."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.fields[nth]} of {task.total}: {task.description}"), BarColumn())
+    nth = {scan.name: number for number, scan in enumerate(scans)}
+    with Progress(*columns, TimeRemainingColumn(), console=reply.console) as bar:
+        task = bar.add_task(scans[0].name, total=len(scans), nth=1)
+
+        def advance(scan: Scan, done: int, windows: int) -> None:
+            part = nth[scan.name] + done / windows
+            bar.update(task, completed=part, description=scan.name, nth=nth[scan.name] + 1)
+
+        yield advance
+
+
+def chosen_fusion(rule: str | None, priority: tuple[str, ...] | None) -> Fusion | None:
     """What --fusion and --priority say; None when neither is given."""
     from fedpartial.networks.fusion import Fusion
 
     if rule is None and priority is None:
         return None
-    order = () if priority is None else tuple(name.strip() for name in priority.split(","))
-    return Fusion(rule=rule or "log-odds", priority=order)
+    return Fusion(rule=rule or "log-odds", priority=priority or ())
 
 
 def target_path(image: Path, out: Path, *, several: bool) -> Path:
@@ -69,5 +118,56 @@ def target_path(image: Path, out: Path, *, several: bool) -> Path:
     from fedpartial.inference.predictor import LABELS, SUFFIXES
 
     suffix = next((s for s in SUFFIXES if image.name.endswith(s)), "")
-    is_file = out.name.endswith(SUFFIXES) and not several
-    return out if is_file else out / f"{image.name.removesuffix(suffix)}{LABELS}.nii.gz"
+    return out if is_file(out, several=several) else out / f"{image.name.removesuffix(suffix)}{LABELS}.nii.gz"
+
+
+def is_file(out: Path, *, several: bool) -> bool:
+    """Whether --out names the label map itself."""
+    from fedpartial.inference.predictor import SUFFIXES
+
+    return out.name.endswith(SUFFIXES) and not several and not out.is_dir()
+
+
+def check_out(request: Request, scans: Sequence[Scan], targets: Mapping[str, Path]) -> None:
+    """ConfigError where a label map would replace an image, or anything else that is not ours."""
+    from fedpartial.inference.inputs import is_label_map
+
+    folder = request.out.parent if is_file(request.out, several=len(scans) > 1) else request.out
+    if folder.exists() and not folder.is_dir():
+        raise _wrong_out(folder, "a file", "a folder for several label maps", "Give another name.")
+    images = {file.resolve() for scan in scans for file in scan.files}
+    for target in targets.values():
+        if target.resolve() in images:
+            remedy = "The label map would replace the image."
+            raise _wrong_out(target, str(target), "another path than the image's", remedy)
+        if target.exists() and not is_label_map(target) and not request.force:
+            expected, remedy = "a new file, or a label map of fedpartial", "Give --force to replace it."
+            raise _wrong_out(target, "a file that something else has written", expected, remedy)
+
+
+def open_job(request: Request, predictor: Predictor, single: bool, reply: Reply) -> Job:
+    """What all scans have in common; with a folder for --out also its journal."""
+    from fedpartial.cli.predict_scan import Job
+    from fedpartial.inference.journal import file_sha256, open_journal
+
+    made_with = {
+        "model": file_sha256(request.model),
+        "local": None if request.local is None else file_sha256(request.local),
+        "fusion": asdict(predictor.fusion),
+        "preset": predictor.preset.name,
+        "version": __version__,
+    }
+    return Job(
+        predictor=predictor,
+        model=request.model,
+        made_with=json.loads(json.dumps(made_with)),
+        journal=None if single else open_journal(request.out),
+        pictures=request.pictures,
+        save_image=request.save_image,
+        force=request.force,
+        reply=reply,
+    )
+
+
+def _wrong_out(where: object, got: str, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where="--out", field=str(where), got=got, expected=expected, remedy=remedy)
