@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from fedpartial.evaluation import distances
 from fedpartial.evaluation.metrics import CaseScores, score_case, surface_distances
 from fedpartial.labels import LabelSpace, Organ
 from fedpartial.presets import ABDOMEN
@@ -88,15 +89,59 @@ def test_distances_agree_with_monai_on_blobs():
     assert checked == 14
 
 
-def test_distances_are_those_of_a_distance_transform_of_the_uncropped_volume():
-    prediction, reference = (v == 3 for v in blobs(np.random.default_rng(1), (18, 15, 12)))
-    spacing = (0.9, 1.7, 3.1)
+def by_transform(prediction, reference, spacing):
+    """HD95 and ASSD by SciPy's distance transform of the uncropped volume."""
     surfaces = [m & ~ndimage.binary_erosion(m) for m in (prediction, reference)]
     maps = [ndimage.distance_transform_edt(~s, sampling=spacing) for s in surfaces]
     directed = maps[1][surfaces[0]], maps[0][surfaces[1]]
-    hd95, assd = surface_distances(prediction, reference, spacing)
-    assert hd95 == pytest.approx(max(np.percentile(d, 95) for d in directed), abs=1e-9)
-    assert assd == pytest.approx(np.concatenate(directed).mean(), abs=1e-9)
+    return max(np.percentile(d, 95) for d in directed), np.concatenate(directed).mean()
+
+
+def random_pairs(rng):
+    """Structures of one case: smooth ones, specks, single voxels, and ones that touch every border of the array."""
+    smooth = [v == 3 for v in blobs(rng, (18, 15, 12))]
+    specks = [rng.random((9, 14, 6)) < share for share in (0.02, 0.3)]
+    single = np.zeros((2, 7, 8, 9), bool)
+    single[0, 0, 7, 4] = single[1, 6, 0, 8] = True
+    everything = [np.ones((6, 5, 4), bool), cube((6, 5, 4), (0, 0, 0), (6, 1, 4)) == 1]
+    return smooth, specks, list(single), everything, [single[0], np.ones((7, 8, 9), bool)]
+
+
+@pytest.mark.parametrize("voxel_us", [0.0, 1e9], ids=["transform", "tree"])
+def test_distances_are_those_of_scipy_whichever_way_they_are_found(monkeypatch, voxel_us):
+    monkeypatch.setattr(distances, "_VOXEL_US", voxel_us)
+    rng, checked = np.random.default_rng(1), 0
+    for prediction, reference in random_pairs(rng):
+        for spacing in (ISOTROPIC, (0.9, 1.7, 3.1), (5.0, 0.3, 0.3)):
+            hd95, assd = surface_distances(prediction, reference, spacing)
+            assert (hd95, assd) == pytest.approx(by_transform(prediction, reference, spacing), abs=1e-9)
+            checked += 1
+    assert checked == 15
+
+
+def test_each_way_is_taken_where_it_is_faster(monkeypatch):
+    """A structure beside its prediction asks a tree; a prediction that fills the scan has its box transformed."""
+    taken = []
+    transform = distances._transformed
+    monkeypatch.setattr(distances, "_transformed", lambda *given: taken.append(1) or transform(*given))
+    shape = (60, 60, 60)
+    reference = cube(shape, (5, 5, 5), (55, 55, 55)) == 1
+    surface_distances(cube(shape, (6, 5, 5), (56, 55, 55)) == 1, reference, ISOTROPIC)
+    assert not taken
+    surface_distances(np.random.default_rng(0).random(shape) < 0.4, reference, ISOTROPIC)
+    assert taken == [1]  # its voxels are far from the reference's, not the other way round
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_order_in_which_voxels_are_stored_changes_nothing(order):
+    """NIfTI files are read in Fortran order; a volume with an empty border is scored as without it."""
+    prediction, reference = blobs(np.random.default_rng(4), (14, 12, 10))
+    options = {"spacing_mm": (1.0, 2.0, 3.0), "space": ABDOMEN, "labelled": ABDOMEN.labelled_mask(ABDOMEN.classes)}
+    within = [np.pad(v, ((3, 1), (0, 2), (4, 4))) for v in (prediction, reference)]
+    plain = score_case(*within, **options)
+    stored = score_case(*(np.asarray(v, order=order) for v in within), **options)
+    for field in ("dice", "hd95_mm", "assd_mm", "leakage"):
+        assert getattr(stored, field) == pytest.approx(getattr(plain, field), rel=1e-12)
 
 
 def test_permuting_and_flipping_axes_with_their_spacing_changes_nothing():

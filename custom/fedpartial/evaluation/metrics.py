@@ -1,7 +1,8 @@
 """Scores of one case: Dice, surface distances in mm and leakage, for the classes the case annotates.
 
-The confusion counts of all channels come from one pass over the volume; distances are computed only for
-classes that both volumes contain, inside the bounding box of the two structures (METHODS section 8).
+The confusion counts of all channels and the boxes around them come from one pass over the volumes' foreground;
+distances are computed only for classes that both volumes contain, inside the box of the two structures (METHODS
+section 8).
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from typing import Literal, get_args
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from fedpartial.errors import check_keys
+from fedpartial.evaluation.distances import foreground_box, surface_distances
 from fedpartial.labels import LabelSpace
 
 Status = Literal["scored", "missed", "false_positive", "absent"]
 EmptyClass = Literal["exclude", "zero"]
-HD_PERCENTILE = 95.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,54 +82,48 @@ def score_case(
     empty_class: the Dice of a class that is predicted but not in the reference: None or 0.0.
     """
     _check_volumes(prediction, reference, spacing_mm, space, labelled, empty_class)
+    num_voxels = reference.size
+    prediction, reference, spacing_mm = _in_c_order(prediction, reference, spacing_mm)
+    foreground = _around(foreground_box(prediction), foreground_box(reference))
+    prediction, reference = prediction[foreground], reference[foreground]
     counts = _confusion(prediction, reference, space.num_channels)
+    counts[0, 0] += num_voxels - reference.size
+    boxes = [ndimage.find_objects(volume, space.num_channels) for volume in (prediction, reference)]
     scores: dict[str, dict] = {field: {} for field in _FIELDS}
     for name in space.names(labelled):
         channel = space.index(name)
         status = _status(counts, channel)
         hd95, assd = None, None
         if status == "scored":
-            hd95, assd = surface_distances(prediction == channel, reference == channel, spacing_mm)
+            box = _around(*(found[channel - 1] for found in boxes))
+            hd95, assd = surface_distances(prediction[box] == channel, reference[box] == channel, spacing_mm)
         dice, leakage = _dice(counts, channel, status, empty_class), _leakage(counts, channel)
         for field, value in zip(_FIELDS, (dice, hd95, assd, status, leakage), strict=True):
             scores[field][name] = value
     return CaseScores(**scores)
 
 
-def surface_distances(
+def _in_c_order(
     prediction: np.ndarray, reference: np.ndarray, spacing_mm: Sequence[float]
-) -> tuple[float, float]:
-    """HD95 and ASSD in mm between two non-empty structures, bool (H, W, D).
-
-    HD95: the larger of the two directed 95th percentiles. ASSD: the mean over the surface voxels of both.
-    Both agree with MONAI (``percentile=95, directed=False`` and ``symmetric=True``), which finds the same
-    distances once per metric; a tree over the surface voxels, because a distance transform of the whole box
-    takes seconds as soon as a few voxels are predicted far away.
-    """
-    box = _bounding_box(prediction | reference)
-    points = [np.argwhere(_surface(mask[box])) * np.asarray(spacing_mm, float) for mask in (prediction, reference)]
-    trees = [KDTree(p, leafsize=32) for p in points]
-    directed = trees[1].query(points[0])[0], trees[0].query(points[1])[0]
-    hd95 = max(np.percentile(distances, HD_PERCENTILE) for distances in directed)
-    return float(hd95), float(np.concatenate(directed).mean())
+) -> tuple[np.ndarray, np.ndarray, Sequence[float]]:
+    """The same volumes with axes in the other order where they are stored so, as NIfTI files are: a pass over them
+    takes a fifth of the time then."""
+    if reference.flags.f_contiguous and not reference.flags.c_contiguous:
+        return prediction.T, reference.T, tuple(spacing_mm)[::-1]
+    return prediction, reference, spacing_mm
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels of the mask with a face neighbour outside it; outside the array counts as outside."""
-    return mask & ~ndimage.binary_erosion(mask)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around the True voxels. No margin: the erosion takes what lies outside as empty."""
-    axes = range(mask.ndim)
-    profiles = (mask.any(axis=tuple(a for a in axes if a != axis)).nonzero()[0] for axis in axes)
-    return tuple(slice(int(p[0]), int(p[-1]) + 1) for p in profiles)
+def _around(*boxes: tuple[slice, ...]) -> tuple[slice, ...]:
+    """The smallest box around boxes, of which empty ones do not count."""
+    filled = [box for box in boxes if all(side.stop > side.start for side in box)] or boxes[:1]
+    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*filled, strict=True))
 
 
 def _confusion(prediction: np.ndarray, reference: np.ndarray, num_channels: int) -> np.ndarray:
     """Voxel counts (C, C): row = reference channel, column = predicted channel."""
-    pairs = reference.astype(np.int64).ravel() * num_channels + prediction.ravel()
-    return np.bincount(pairs, minlength=num_channels**2).reshape(num_channels, num_channels)
+    kind = np.uint8 if num_channels**2 <= 256 else np.uint32
+    pairs = reference.astype(kind) * kind(num_channels) + prediction.astype(kind)
+    return np.bincount(pairs.ravel(), minlength=num_channels**2).reshape(num_channels, num_channels)
 
 
 def _status(counts: np.ndarray, channel: int) -> Status:

@@ -1,0 +1,146 @@
+"""HD95 and ASSD of a label map: one pass of distances here, MONAI's two functions, and how cases share cores.
+
+    python benchmarks/metrics.py
+    python benchmarks/metrics.py --shape 512 512 130 --repeats 5 --scaling
+
+Each repetition scores the same label maps (eight organs and lesions as ellipsoids with a wavy border) in both ways, one
+after the other. MONAI is called as its users do: per class a one-hot mask of the whole volume, with its own cropping.
+``near``: every structure close to its reference. ``specks``: also a few voxels of each class far away. One process,
+one thread. The times here are those of score_case, Dice and leakage included; MONAI's are of its two functions alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedpartial.evaluation.metrics import score_case
+from fedpartial.labels import LabelSpace, Organ
+
+SPACING_MM = (0.8, 0.8, 2.5)
+STRUCTURES = (
+    ((0.35, 0.50, 0.50), (0.16, 0.14, 0.35)),
+    ((0.40, 0.45, 0.50), (0.04, 0.04, 0.12)),
+    ((0.72, 0.60, 0.55), (0.06, 0.08, 0.20)),
+    ((0.50, 0.45, 0.40), (0.10, 0.035, 0.10)),
+    ((0.52, 0.46, 0.40), (0.02, 0.02, 0.06)),
+    ((0.30, 0.65, 0.40), (0.045, 0.05, 0.25)),
+    ((0.70, 0.68, 0.40), (0.045, 0.05, 0.25)),
+    ((0.69, 0.68, 0.42), (0.02, 0.02, 0.10)),
+)
+"""Centre and radii as parts of the volume: about liver, tumour, spleen, pancreas, tumour, two kidneys, tumour."""
+SPACE = LabelSpace(organs=tuple(Organ(name=f"structure_{i}") for i in range(1, len(STRUCTURES) + 1)))
+SHIFT, WAVES, SPECKS, SPECK = 0.003, 0.12, 3, 4
+
+
+def label_maps(shape: Sequence[int], *, specks: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Prediction and reference, uint8 (H W D), in Fortran order as nibabel reads them."""
+    rng = np.random.default_rng(0)
+    prediction, reference = (np.zeros(shape, np.uint8, order="F") for _ in range(2))
+    for channel, (centre, radii) in enumerate(STRUCTURES, start=1):
+        reference[ellipsoid(shape, centre, radii, 0, rng)] = channel
+        prediction[ellipsoid(shape, [c + SHIFT for c in centre], radii, WAVES, rng)] = channel
+    for channel in range(1, len(STRUCTURES) + 1) if specks else ():
+        for _ in range(SPECKS):
+            corner = [int(rng.integers(n - SPECK)) for n in shape]
+            prediction[tuple(slice(c, c + SPECK) for c in corner)] = channel
+    return prediction, reference
+
+
+def ellipsoid(shape: Sequence[int], centre: Sequence[float], radii: Sequence[float], waves: float, rng) -> np.ndarray:
+    """Bool (H W D): a solid ellipsoid whose border swings by ``waves`` of its radius."""
+    axes = [(np.arange(n) / n - c) / r for n, c, r in zip(shape, centre, radii, strict=True)]
+    phases = rng.uniform(0, 6, 3)
+    swings = [np.sin(f * np.arange(n) / n + p) for n, f, p in zip(shape, (40, 35, 30), phases, strict=True)]
+    squared = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
+    return squared + waves * swings[0][:, None, None] * swings[1][None, :, None] * swings[2][None, None, :] < 1
+
+
+def ours(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(C, 2): HD95 and ASSD in mm of every class."""
+    labelled = SPACE.labelled_mask(SPACE.classes)
+    scores = score_case(prediction, reference, spacing_mm=SPACING_MM, space=SPACE, labelled=labelled)
+    return np.array([[scores.hd95_mm[name], scores.assd_mm[name]] for name in SPACE.classes])
+
+
+def monai(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The same numbers by MONAI's two functions."""
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
+    rows = []
+    for channel in range(1, SPACE.num_channels):
+        one_hot = [torch.from_numpy(volume == channel)[None, None].float() for volume in (prediction, reference)]
+        options = {"include_background": True, "spacing": SPACING_MM}
+        hd95 = compute_hausdorff_distance(*one_hot, percentile=95, directed=False, **options)
+        assd = compute_average_surface_distance(*one_hot, symmetric=True, **options)
+        rows.append([hd95.item(), assd.item()])
+    return np.array(rows)
+
+
+def timed(score: Callable, *maps: np.ndarray) -> tuple[float, np.ndarray]:
+    start = time.perf_counter()
+    found = score(*maps)
+    return time.perf_counter() - start, found
+
+
+def compare(name: str, maps: tuple[np.ndarray, np.ndarray], repeats: int) -> None:
+    """Print one row: median seconds, and the ratio of every pair of runs with its spread."""
+    pairs = []
+    for _ in range(repeats):
+        (own_s, own), (their_s, theirs) = timed(ours, *maps), timed(monai, *maps)
+        np.testing.assert_allclose(own, theirs, rtol=1e-4)
+        pairs.append((own_s, their_s))
+    own_s, their_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = sorted(their / own for own, their in pairs)
+    row = (name, f"{own_s:.2f}", f"{their_s:.2f}", f"{statistics.median(ratios):.1f}", f"{ratios[0]:.1f}")
+    print("| " + " | ".join((*row, f"{ratios[-1]:.1f}")) + " |", flush=True)
+
+
+def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[int]) -> None:
+    """Seconds of ``fedpartial evaluate``'s scoring for that many cases as files, by the number of processes."""
+    import nibabel
+    from fedpartial.evaluation.scored_case import ScoreTask, score_files
+    from fedpartial.evaluation.side_by_side import in_processes
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{name}.nii.gz" for name in ("prediction", "reference")]
+        for volume, file in zip(maps, files, strict=True):
+            nibabel.save(nibabel.Nifti1Image(volume, np.diag([*SPACING_MM, 1])), file)
+        table = SPACE.table(dict(enumerate(SPACE.classes, start=1)), where="benchmark")
+        options = {"space": SPACE, "prediction_table": table, "reference_table": table}
+        task = ScoreTask(prediction=files[0], reference=files[1], labelled=SPACE.classes, **options)
+        for number in workers:
+            start = time.perf_counter()
+            done = list(in_processes(score_files, [task] * cases, number))
+            print(f"{number} process(es): {len(done)} cases in {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 130))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--scaling", action="store_true", help="also score files with 1 and 2 processes")
+    parser.add_argument("--cases", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    print(f"{options.shape}, {len(STRUCTURES)} classes, {options.repeats} repetitions, {platform.processor()}")
+    print("| case | here (s) | MONAI (s) | ratio | least | most |\n|---|---|---|---|---|---|")
+    for name in ("near", "specks"):
+        compare(name, label_maps(options.shape, specks=name == "specks"), options.repeats)
+    if options.scaling:
+        scaling(label_maps(options.shape, specks=False), options.cases, (1, 2))
+
+
+if __name__ == "__main__":
+    main()
