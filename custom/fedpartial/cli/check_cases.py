@@ -1,0 +1,98 @@
+"""One pass over the cases of all sites, over several processes: every file is read once, for everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from fedpartial.data.datalist import Case
+from fedpartial.data.integrity import Inspected
+from fedpartial.data.survey import CaseSurvey, class_names, survey_case
+from fedpartial.errors import ConfigError
+from fedpartial.evaluation.case_sheet import Panel, cut_panel
+from fedpartial.presets import Preset
+from fedpartial.sites import SiteConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A case to look at, and whether a slice of it will be drawn."""
+
+    site: SiteConfig
+    case: Case
+    preset: Preset
+    drawn: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What was found in a case, and its slice where one was asked for and could be cut."""
+
+    survey: CaseSurvey
+    panel: Panel | None
+
+
+def examine(task: Task) -> Examined:
+    """Read one case. Holds one case's volumes at a time, and gives none of them back."""
+    survey, inspected = survey_case(task.case, task.site, task.preset)
+    return Examined(survey=survey, panel=_panel(task, inspected) if task.drawn else None)
+
+
+def examine_all(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> list[Examined]:
+    """All cases in the order given; ``progress(file name)`` is called after each. One worker is this process.
+
+    Raises ConfigError where a worker was ended from outside, for which a full memory is the usual reason.
+    """
+    found: dict[int, Examined] = {}
+    for index, examined in _examined(tasks, min(workers, len(tasks))):
+        found[index] = examined
+        progress(tasks[index].case.image.name)
+    return [found[index] for index in range(len(tasks))]
+
+
+def _examined(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Examined]]:
+    if workers <= 1:
+        yield from ((index, examine(task)) for index, task in enumerate(tasks))
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
+    try:
+        futures = {pool.submit(examine, task): index for index, task in enumerate(tasks)}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    except BrokenProcessPool as error:
+        got, expected = f"{workers}, of which one was ended from outside", "as many as fit into memory"
+        remedy = "Use fewer, --workers 1 for the largest scans."
+        where = "fedpartial check"
+        raise ConfigError(where=where, field="--workers", got=got, expected=expected, remedy=remedy) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def sheet_classes(site: SiteConfig) -> dict[str, int]:
+    """Class -> channel of a site's sheet: its own classes, numbered."""
+    return {name: channel for channel, name in enumerate(class_names(site), start=1)}
+
+
+def _panel(task: Task, inspected: Inspected) -> Panel | None:
+    """Drawn voxel by voxel, whatever the label's affine: so a shifted header is seen for what it is."""
+    image, label = inspected.image, inspected.label
+    if image is None or (label is not None and label.array.shape != image.array.shape):
+        return None
+    classes = sheet_classes(task.site)
+    channels = {value: classes.get(name, 0) for value, name in task.site.labels.items()}
+    array = None if label is None or inspected.counts is None else label.array
+    name = f"{task.case.image.parent.name}/{task.case.image.name}" if _is_plain(task.case) else task.case.image.name
+    return cut_panel(image.array, array, image.affine, channels, name=name)
+
+
+def _is_plain(case: Case) -> bool:
+    """KiTS names every image imaging.nii.gz: only the folder tells cases apart."""
+    return case.image.name.split(".")[0] in ("imaging", "image", "ct", "volume", "img")

@@ -1,0 +1,99 @@
+"""What ``fedpartial check`` is pointed at: a site file, a folder of them, or a site of the phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedpartial.cli.json_file import read_json
+from fedpartial.data.datalist import SPLITS, Case, read_datalist
+from fedpartial.errors import ConfigError, needs_space
+from fedpartial.labels import LabelSpace
+from fedpartial.phantom import PHANTOM_SITES, ensure_phantom
+from fedpartial.presets import PRESETS, Preset, get_preset
+from fedpartial.sites import PUBLIC, SiteConfig, phantom_site, read_site_file
+
+PHANTOM = "phantom:"
+DEFAULT_PRESET = "abdomen"
+
+
+def open_target(given: Path) -> tuple[list[SiteConfig], list[ConfigError]]:
+    """The sites, each once, and what is wrong with their files. ConfigError where there is no site file at all."""
+    if str(given).startswith(PHANTOM):
+        return [_phantom(str(given).removeprefix(PHANTOM))], []
+    files = _site_files(given.expanduser()) if given.expanduser().is_dir() else [given]
+    sites: dict[Path, SiteConfig] = {}
+    wrong: list[ConfigError] = []
+    for file in files:
+        try:
+            sites |= {Path(member.where): member for member in read_site_file(file).members}
+        except ConfigError as error:
+            wrong.append(error)
+    return list(sites.values()), wrong
+
+
+def choose_preset(name: str | None) -> Preset:
+    """The preset of --preset; ConfigError for an unknown one."""
+    if name is not None and name not in PRESETS:
+        expected, remedy = f"one of {', '.join(PRESETS)}", "Correct its spelling."
+        raise ConfigError(where="fedpartial check", field="--preset", got=name, expected=expected, remedy=remedy)
+    return get_preset(name or DEFAULT_PRESET)
+
+
+def cases_of(site: SiteConfig, preset: Preset) -> list[Case]:
+    """All cases of a site; ConfigError for its datalist, and for classes that the preset does not know."""
+    _check_names(site, preset)
+    by_split = read_datalist(site)
+    return [case for split in SPLITS for case in by_split[split]]
+
+
+def fitting_presets(site: SiteConfig) -> list[str]:
+    """Presets of the papers whose label space knows every class of the site."""
+    papers = {name: preset for name, preset in PRESETS.items() if not name.startswith("phantom")}
+    return [name for name, preset in papers.items() if _knows(preset.label_space, site)]
+
+
+def _check_names(site: SiteConfig, preset: Preset) -> None:
+    try:
+        preset.label_space.table(site.labels, where=site.where)
+    except ConfigError as error:
+        others = " or ".join(f"--preset {name}" for name in fitting_presets(site))
+        remedy = f"All names of the site fit {others}." if others else error.remedy
+        raise ConfigError(**{**vars(error), "remedy": remedy}) from error
+
+
+def _knows(space: LabelSpace, site: SiteConfig) -> bool:
+    try:
+        space.table(site.labels, where=site.where)
+    except ConfigError:
+        return False
+    return True
+
+
+def _site_files(folder: Path) -> list[Path]:
+    folder = folder / "sites" if (folder / "sites").is_dir() else folder
+    files = [path for path in sorted(folder.glob("*.json")) if path.stem != PUBLIC and _may_be_site(path)]
+    if not files:
+        expected = "a site file, or a folder with <site>.json or sites/<site>.json"
+        remedy = "Name the folder that 'fedpartial datalist' has written, not that of the images."
+        got = f"no site file in {folder}"
+        raise ConfigError(where="fedpartial check", field="SITE", got=got, expected=expected, remedy=remedy)
+    return files
+
+
+def _may_be_site(path: Path) -> bool:
+    """Datalists and a data set's own dataset.json may lie beside site files; what cannot be read may be one."""
+    try:
+        keys = set(read_json(path))
+    except ConfigError:
+        return True
+    return bool({"data_root", "labels", "pool"} & keys) and "training" not in keys
+
+
+def _phantom(name: str) -> SiteConfig:
+    if name not in PHANTOM_SITES:
+        expected, remedy = f"one of {', '.join(PHANTOM_SITES)}", "Correct its spelling."
+        raise ConfigError(where="fedpartial check", field="phantom", got=name, expected=expected, remedy=remedy)
+    site = phantom_site(name)
+    with needs_space("the phantom", site.data_root):
+        ensure_phantom(site.data_root.parent, name)
+    return site
