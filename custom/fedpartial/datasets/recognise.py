@@ -1,0 +1,88 @@
+"""From a folder to its cases: which layout it has, and what is wrong where it has none or another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpartial.datasets.dataset_json import FILE
+from fedpartial.datasets.folder import find_cases, list_files
+from fedpartial.datasets.layout import Found, Layout
+from fedpartial.datasets.published import AUTO, LAYOUTS, get_layout
+from fedpartial.errors import ConfigError
+
+
+def find_data_set(name: str, folder: Path) -> Found:
+    """The cases of ``folder`` in the layout called ``name``, or with "auto" in the one that it has.
+
+    Raises ConfigError for a folder of another layout, of none or of several, and for one without a labelled case.
+    """
+    chosen = None if name == AUTO else get_layout(name)
+    files = list_files(folder)
+    if not files:
+        got = "no .nii or .nii.gz file"
+        remedy = "Is it the right folder, and unpacked? DICOM has to be converted to NIfTI first (dcm2niix)."
+        raise _error(folder, "files", got, "a data set of NIfTI files", remedy)
+    if chosen is None:
+        chosen = _recognised(files, folder)
+    found = find_cases(chosen, files, folder)
+    if not found.labelled:
+        raise _nothing_found(found, files, folder)
+    return found
+
+
+def _recognised(files: Sequence[str], folder: Path) -> Layout:
+    for fits in (_has_pairs, _has_any):
+        candidates = _most_special([layout for layout in LAYOUTS.values() if fits(layout, files, folder)])
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            names = " or ".join(layout.name for layout in candidates)
+            raise _error(
+                folder, "layout", names, "one layout", f"Say which: 'fedpartial datalist {candidates[0].name} ...'"
+            )
+    known = "; ".join(f"{layout.name}: {layout.looks_like}" for layout in LAYOUTS.values())
+    example = ", ".join(files[:3])
+    remedy = "See 'fedpartial datalist --list', or put the files into images/ and labels/ with equal names."
+    raise _error(folder, "layout", f"{len(files)} NIfTI files such as {example}", f"one of: {known}", remedy)
+
+
+def _most_special(candidates: list[Layout]) -> list[Layout]:
+    """Data sets with a name, else those with a dataset.json, else any."""
+    for kind in (lambda layout: layout.is_published, lambda layout: layout.has_json):
+        if special := [layout for layout in candidates if kind(layout)]:
+            return special
+    return candidates
+
+
+def _has_pairs(layout: Layout, files: Sequence[str], folder: Path) -> bool:
+    if layout.has_json and not (folder / FILE).is_file():
+        return False
+    if layout.marks and not any(re.search(layout.marks, file) for file in files):
+        return False
+    return bool(find_cases(layout, files, folder).labelled)
+
+
+def _has_any(layout: Layout, files: Sequence[str], folder: Path) -> bool:
+    """A data set with a name of which a part is missing."""
+    patterns = [p for part in layout.parts for p in (part.image, part.label, layout.marks) if p]
+    return layout.is_published and any(re.search(pattern, file) for pattern in patterns for file in files)
+
+
+def _nothing_found(found: Found, files: Sequence[str], folder: Path) -> ConfigError:
+    layout = found.layout
+    images, alone = len(found.unlabelled), found.left_out.get("labels without an image", 0)
+    expected = f"{layout.title}: {layout.looks_like}"
+    if alone and not images:
+        return _error(folder, "images", f"{alone} labels and no image of them", expected, layout.hint)
+    if images or alone:
+        got = f"{images} images and {alone} labels, none of which belong together"
+        return _error(folder, "cases", got, expected, "Are labels missing, or named in another way?")
+    others = [other.name for other in LAYOUTS.values() if other is not layout and _has_pairs(other, files, folder)]
+    remedy = f"It looks like {' or '.join(others)}." if others else "See 'fedpartial datalist --list'."
+    return _error(folder, "layout", f"no case of {layout.name}", expected, remedy)
+
+
+def _error(folder: Path, field: str, got: object, expected: str, remedy: str) -> ConfigError:
+    return ConfigError(where=str(folder), field=field, got=got, expected=expected, remedy=remedy)
