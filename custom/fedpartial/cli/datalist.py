@@ -59,12 +59,13 @@ def make_datalist(options: Options, reply: Reply) -> int:
 
 
 def show_layouts(reply: Reply) -> int:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_lines=True)
-    for name in ("layout", "data set", "what the folder holds"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 1, 0))
+    for name, width in (("layout", 12), ("data set", 34), ("what the folder holds", None)):
+        table.add_column(name, overflow="fold", min_width=width)
     for layout in LAYOUTS.values():
         size = "" if layout.cases is None else f"{layout.cases} labelled CT"
         about = "\n".join(part for part in (layout.title, size, layout.licence, layout.page) if part)
@@ -109,6 +110,8 @@ def _rule(options: Options) -> Rule:
     if options.site == PUBLIC and (options.split or options.labels):
         remedy = "Take --split and --labels away: public images are not split, and their labels not used."
         raise _error("--site", "name", PUBLIC, "a site with labels", remedy)
+    if options.site == PUBLIC:
+        return Rule(text="images without labels")
     return parse_rule(options.split or (ALL_TESTING if options.site == EXTERNAL else DEFAULT))
 
 
@@ -180,7 +183,7 @@ def _summarise(
     reply.say(f"{layout.title}: {options.folder}{_recognised(options, layout.name)}", "bold")
     for line in (_cases_line(found), *(f"left out: {number} {reason}" for reason, number in left_out.items())):
         reply.say(f"  {line}")
-    how = "images without labels" if classes is None else f"split {rule.text}, seed {options.seed}"
+    how = rule.text if classes is None else f"split {rule.text}, seed {options.seed}"
     reply.say(f"  {how}: {', '.join(f'{number} {split}' for split, number in sizes.items())}")
     for line in _label_lines(classes or {}, layout.structures or {}, options.preset):
         reply.say(f"  {line}")

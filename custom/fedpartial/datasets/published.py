@@ -44,7 +44,7 @@ def _kits(year: int, folder: str, cases: int, structures: dict[int, str], page: 
         page=page,
         licence=_KITS_LICENCE,
         citation=citation,
-        looks_like=f"{folder}/case_00000/imaging.nii.gz and {folder}/case_00000/segmentation.nii.gz",
+        looks_like=f"{folder}/case_00000 and so on, each with imaging.nii.gz and segmentation.nii.gz",
         parts=(Part(split="training", image=rf"{case}imaging{NIFTI}", label=rf"{case}segmentation{NIFTI}"),),
         cases=cases,
         structures=structures,
@@ -111,11 +111,11 @@ _PUBLISHED = (
     ),
     Layout(
         name="btcv",
-        title="BTCV (Multi-Atlas Labeling Beyond the Cranial Vault, abdomen)",
+        title="BTCV (Beyond the Cranial Vault, abdomen)",
         page="https://www.synapse.org/Synapse:syn3193805",
         licence="CC BY 4.0, free account",
         citation="Landman et al., MICCAI Multi-Atlas Labeling Beyond the Cranial Vault, 2015",
-        looks_like="RawData/Training/img/img0001.nii.gz and RawData/Training/label/label0001.nii.gz",
+        looks_like="img/img0001.nii.gz and label/label0001.nii.gz in RawData/Training",
         parts=(
             Part(
                 split="training",
@@ -185,7 +185,7 @@ _GENERIC = (
     Layout(
         name="nnunet",
         title="Raw data set of nnU-Net, version 1 or 2",
-        page="https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md",
+        page="https://github.com/MIC-DKFZ/nnUNet",
         looks_like="dataset.json, imagesTr/NAME_0000.nii.gz and labelsTr/NAME.nii.gz",
         parts=tuple(
             Part(

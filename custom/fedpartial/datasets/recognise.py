@@ -33,7 +33,7 @@ def find_data_set(name: str, folder: Path) -> Found:
 
 
 def _recognised(files: Sequence[str], folder: Path) -> Layout:
-    for fits in (_has_pairs, _has_any):
+    for fits in (_has_pairs, _has_marks, _has_parts):
         candidates = _most_special([layout for layout in LAYOUTS.values() if fits(layout, files, folder)])
         if len(candidates) == 1:
             return candidates[0]
@@ -59,14 +59,18 @@ def _most_special(candidates: list[Layout]) -> list[Layout]:
 def _has_pairs(layout: Layout, files: Sequence[str], folder: Path) -> bool:
     if layout.has_json and not (folder / FILE).is_file():
         return False
-    if layout.marks and not any(re.search(layout.marks, file) for file in files):
+    if layout.marks and not _has_marks(layout, files, folder):
         return False
     return bool(find_cases(layout, files, folder).labelled)
 
 
-def _has_any(layout: Layout, files: Sequence[str], folder: Path) -> bool:
-    """A data set with a name of which a part is missing."""
-    patterns = [p for part in layout.parts for p in (part.image, part.label, layout.marks) if p]
+def _has_marks(layout: Layout, files: Sequence[str], folder: Path) -> bool:
+    return layout.marks is not None and any(re.search(layout.marks, file) for file in files)
+
+
+def _has_parts(layout: Layout, files: Sequence[str], folder: Path) -> bool:
+    """A data set with a name of which something is missing."""
+    patterns = [pattern for part in layout.parts for pattern in (part.image, part.label) if pattern]
     return layout.is_published and any(re.search(pattern, file) for pattern in patterns for file in files)
 
 
@@ -79,8 +83,12 @@ def _nothing_found(found: Found, files: Sequence[str], folder: Path) -> ConfigEr
     if images or alone:
         got = f"{images} images and {alone} labels, none of which belong together"
         return _error(folder, "cases", got, expected, "Are labels missing, or named in another way?")
-    others = [other.name for other in LAYOUTS.values() if other is not layout and _has_pairs(other, files, folder)]
-    remedy = f"It looks like {' or '.join(others)}." if others else "See 'fedpartial datalist --list'."
+    others = _most_special([other for other in LAYOUTS.values() if _has_pairs(other, files, folder)])
+    remedy = (
+        f"It looks like {' or '.join(other.name for other in others)}."
+        if others
+        else "See 'fedpartial datalist --list'."
+    )
     return _error(folder, "layout", f"no case of {layout.name}", expected, remedy)
 
 

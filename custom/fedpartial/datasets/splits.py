@@ -1,7 +1,7 @@
 """Splits into training, validation and testing: the same on every machine, whatever else lies in the folder.
 
-Cases are taken in the order of the SHA-256 of "SEED:CASE": no random generator and no file system has a say, and one case
-more moves the borders between the splits but never the order.
+Cases are taken in the order of the SHA-256 of "SEED:CASE": no random generator and no file system has a say, and one
+case more moves the borders between the splits but never the order.
 """
 
 from __future__ import annotations
