@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -58,7 +57,7 @@ def _examined(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Examin
     if workers <= 1:
         yield from ((index, examine(task)) for index, task in enumerate(tasks))
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
+    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent)
     try:
         futures = {pool.submit(examine, task): index for index, task in enumerate(tasks)}
         for future in as_completed(futures):

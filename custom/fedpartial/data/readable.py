@@ -12,6 +12,8 @@ from fedpartial.data.faults import Fault, data_fault
 from fedpartial.data.preprocess import Volume
 
 MIN_VOXEL_MM3 = 1e-9
+NIFTI1_BYTES = 348
+"""Of a header."""
 
 
 def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults: list[Fault]) -> Volume | None:
@@ -32,7 +34,7 @@ def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults:
         got = f"more voxels than fit into memory ({type(error).__name__})"
         faults.append(data_fault(path, field, got, "a readable NIfTI file", remedy, "too large for the memory"))
         return None
-    problem = _unusable(path, volume)
+    problem = _unusable(path, volume) or _no_spacing(path)
     faults += problem
     return None if problem else volume
 
@@ -41,16 +43,30 @@ def _no_file(path: Path, field: str) -> Fault | None:
     """What is wrong with a path, before anything is read."""
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
-        remedy = "Correct the datalist or restore the file."
+        remedy = "Correct the path or restore the file."
         return data_fault(path, field, got, "a NIfTI file", remedy, "a folder" if path.is_dir() else "missing file")
     if not path.name.endswith((".nii", ".nii.gz")):
         remedy = "Convert it (for example with 3D Slicer or dcm2niix), or correct the ending of its name."
         return data_fault(path, field, path.name, "a file name with .nii or .nii.gz", remedy, "not NIfTI")
     if path.stat().st_size == 0:
-        return data_fault(
-            path, field, "an empty file", "a readable NIfTI file", "Copy or export it again.", "empty file"
-        )
+        remedy = "Copy or export it again."
+        return data_fault(path, field, "an empty file", "a readable NIfTI file", remedy, "empty file")
     return None
+
+
+def _no_spacing(path: Path) -> list[Fault]:
+    """A voxel edge of 0 mm in the header of a file without sform: nibabel would silently take 1 mm."""
+    from nibabel import Nifti1Header
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(path) as stream:
+        raw = stream.read(NIFTI1_BYTES)
+    header = Nifti1Header(raw, check=False)
+    edges = header["pixdim"][1:4]
+    if header["sizeof_hdr"] != NIFTI1_BYTES or header["sform_code"] or edges.all():
+        return []
+    got, remedy = f"a spacing of {edges.tolist()} mm", "Export it again with its orientation and spacing."
+    return [data_fault(path, "affine", got, "edges above 0 mm", remedy, "no usable affine")]
 
 
 def _unreadable(path: Path, field: str, error: Exception) -> Fault:

@@ -24,6 +24,7 @@ from fedpartial.sites import SiteConfig
 
 LOWEST_STORED = -32_768
 AIR_HU = -500.0
+SHARES = (0.005, 0.995)
 LEAST_RANGE_HU = 200.0
 PLAUSIBLE_EDGE_MM = (0.1, 20.0)
 SAME_FORM_MM = 0.1
@@ -99,8 +100,8 @@ def _histogram(array: np.ndarray) -> np.ndarray:
 def _intensities(array: np.ndarray, counts: np.ndarray) -> tuple[float, float, float, float]:
     finite = array if np.isfinite(array).all() else array[np.isfinite(array)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
-    shares = np.cumsum(counts) / array.size
-    return low, *(float(np.searchsorted(shares, share) + LOWEST_STORED) for share in (0.005, 0.995)), high
+    below = np.cumsum(counts)
+    return low, *(float(np.searchsorted(below, share * array.size) + LOWEST_STORED) for share in SHARES), high
 
 
 def _digest(shape: tuple[int, ...], counts: np.ndarray) -> str | None:

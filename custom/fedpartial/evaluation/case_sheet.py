@@ -13,7 +13,7 @@ from fedpartial.evaluation.overlays import draw_legend, draw_letters, draw_slice
 from fedpartial.evaluation.planes import PLANES, body_box, plane, to_ras
 
 COLUMNS = 4
-_WIDTH, _NAMES, _TITLE, _LEGEND, _GAP, _LOWEST, _TALLEST = 2.7, 0.62, 0.45, 0.4, 0.08, 0.65, 4.0
+_WIDTH, _NAMES, _TITLE, _LEGEND, _GAP, _LOWEST, _TALLEST = 2.7, 0.45, 0.4, 0.4, 0.08, 0.65, 4.0
 """Inches: a panel's width, the lines above it, title, legend, space between, a panel's least and greatest height."""
 _LETTERS_OF_A_LINE = 38
 
