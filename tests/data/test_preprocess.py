@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import label
 from tiny_hospital import write_nifti
 
+from fedpartial.data import geometry
 from fedpartial.data.preprocess import (
     Volume,
     load_image,
@@ -197,11 +199,51 @@ def test_thin_volumes(shape):
 
 def test_files_are_read_in_hu_and_as_stored(tmp_path):
     image = load_image(write_nifti(tmp_path / "i.nii.gz", np.arange(24, dtype=">i2").reshape(2, 3, 4), LPS))
-    assert image.array.dtype == np.float32
+    assert image.array.dtype == np.int16
     np.testing.assert_allclose(image.affine, LPS, atol=1e-5)
     assert image.array[1, 2, 3] == 23
     label = load_label(write_nifti(tmp_path / "l.nii", np.full((2, 2, 2), 1.5, dtype=np.float32)))
     assert label.array[0, 0, 0] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "intercept", "dtype"),
+    [
+        (np.uint16([0, 1024, 4095]), 1, -1024, np.int16),
+        (np.uint16([0, 1024, 65535]), 1, 0, np.float32),
+        (np.int16([-30000, 0, 20000]), 1, -10000, np.float32),
+        (np.uint8([0, 7, 255]), 100, -1000, np.int16),
+        (np.int16([-5, 0, 7]), 0.37, 2, np.float32),
+        (np.float64([-0.5, 0.25, 7]), 1, 0, np.float32),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_whole_numbers_stay_whole_and_have_the_values_that_nibabel_gives(
+    tmp_path, stored, slope, intercept, dtype, suffix
+):
+    file = nibabel.Nifti1Image(stored.reshape(3, 1, 1), LPS)
+    file.header.set_slope_inter(slope, intercept)
+    nibabel.save(file, tmp_path / f"i{suffix}")
+    image = load_image(tmp_path / f"i{suffix}")
+    assert image.array.dtype == dtype
+    expected = np.asanyarray(nibabel.load(tmp_path / f"i{suffix}").dataobj, dtype=np.float32)
+    np.testing.assert_array_equal(image.array, expected)
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_that_come_and_go_give_the_bits_of_the_whole_array(affine, order, monkeypatch):
+    """Pages of 4096 bytes are given back between slabs: rows of 1.7 pages, slabs of two rows."""
+    array = np.asarray(np.random.default_rng(0).integers(-1024, 1500, (42, 41, 40)), dtype=np.int16, order=order)
+    volume, preset = Volume(array=array, affine=affine), replace(PHANTOM, spacing_mm=(2.5, 1.5, 3.3))
+    grid = prepared_grid(array.shape, affine, preset.spacing_mm)
+    whole = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]
+    monkeypatch.setattr(geometry, "SLAB_VOXELS", 2 * grid.shape[1] * grid.shape[2])
+    slabs = geometry.resample(whole, geometry.voxel_matrix(affine, grid.affine), grid.shape, "bilinear")
+    expected = np.concatenate([slab.values[0].numpy() for slab in slabs])
+    np.clip(expected, *preset.window_hu, out=expected)
+    expected = (expected - np.float32(preset.normalise_subtract)) / np.float32(preset.normalise_divide)
+    np.testing.assert_array_equal(preprocess_image(volume, preset).array, expected)
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)

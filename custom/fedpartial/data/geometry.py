@@ -8,7 +8,7 @@ import in every process; here slabs of the output are computed one after the oth
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,8 @@ from torch.nn.functional import grid_sample
 
 SLAB_VOXELS = 2**20
 EDGE_TOLERANCE = 1e-3
+NEAR = 1e-3
+"""Rows so close to a point belong to it: its coordinate is rounded to float32 when it is interpolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +47,25 @@ def voxel_matrix(from_affine: np.ndarray, to_affine: np.ndarray) -> np.ndarray:
 
 
 def resample(
-    array: Tensor, matrix: np.ndarray, shape: Sequence[int], mode: Literal["bilinear", "nearest"]
+    array: Tensor,
+    matrix: np.ndarray,
+    shape: Sequence[int],
+    mode: Literal["bilinear", "nearest"],
+    *,
+    before: Callable[[int, int], None] | None = None,
 ) -> Iterator[Slab]:
     """Values of ``array`` (C H W D) at ``matrix`` @ (every index of ``shape``), slab by slab.
 
-    Points up to half a voxel beyond the outermost centres take the value of the edge; ``inside`` is
-    False farther out. "bilinear" is trilinear in 3D (torch's name).
+    before: called with the rows (start, stop) of each slab before they are computed. Points up to half a voxel beyond
+    the outermost centres take the value of the edge; ``inside`` is False farther out. "bilinear" is trilinear in 3D
+    (torch's name).
     """
     source = array.float()[None]
     rows = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], rows):
         stop = min(start + rows, shape[0])
+        if before:
+            before(start, stop)
         points = _points(matrix, (start, stop), shape, array.device)
         inside = torch.stack([_inside(p, n) for p, n in zip(points, array.shape[1:], strict=True)]).all(0)
         grid = torch.stack([(2 * p + 1) / n - 1 for p, n in zip(points, array.shape[1:], strict=True)][::-1], dim=-1)
@@ -73,6 +83,17 @@ def _points(matrix: np.ndarray, rows: tuple[int, int], shape: Sequence[int], dev
 
 def _inside(points: Tensor, size: int) -> Tensor:
     return (points >= -0.5 - EDGE_TOLERANCE) & (points <= size - 0.5 + EDGE_TOLERANCE)
+
+
+def rows_needed(line: Sequence[float], axis: int, size: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """First and last source row (n,) from which each row along ``axis`` of ``shape`` is interpolated.
+
+    line: the row of the 4x4 matrix that gives the coordinate along the source's axis, which has ``size`` rows.
+    """
+    ends = [(0.0, line[a] * (shape[a] - 1)) for a in range(3) if a != axis]
+    along = line[3] + line[axis] * np.arange(shape[axis])
+    low, high = (along + sum(pick(pair) for pair in ends) for pick in (min, max))
+    return tuple(np.clip(rows, 0, size - 1).astype(int) for rows in (np.floor(low - NEAR), np.ceil(high + NEAR)))
 
 
 def rotation_zoom(angles: Sequence[float], zoom: float, spacing_mm: Sequence[float]) -> np.ndarray:

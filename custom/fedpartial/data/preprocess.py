@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from fedpartial.data.geometry import Grid, resample, voxel_matrix
+from fedpartial.data.source_rows import SourceRows
 from fedpartial.labels import LabelTable
 from fedpartial.presets import Preset
 
+INT16 = np.iinfo(np.int16)
 COVER_TOLERANCE = 1e-2
 """Part of a voxel by which the prepared grid may miss the scan's edge, so that 10.0001 voxels are 10."""
 
@@ -41,18 +43,21 @@ class PreparedImage:
 
 
 def load_image(path: Path) -> Volume:
-    """Read an image as float32 (H W D), HU for CT. Raises what nibabel raises for unreadable files."""
-    image, array = _read(path, np.float32)
+    """Read an image (H W D), HU for CT: int16 where the file holds such numbers, else float32.
+
+    Raises what nibabel raises for unreadable files.
+    """
+    image, array = _read(path, _intensities)
     return Volume(array=array, affine=image.affine)
 
 
 def load_label(path: Path) -> Volume:
     """Read a label file with the numbers it holds (no conversion, so that 1.5 stays visible)."""
-    image, array = _read(path, None)
+    image, array = _read(path, np.asanyarray)
     return Volume(array=array, affine=image.affine)
 
 
-def _read(path: Path, dtype: type | None) -> tuple:
+def _read(path: Path, voxels: Callable) -> tuple:
     """Header and all voxels, read to the end of the file so that a gzip checksum is verified too."""
     import gzip
 
@@ -64,9 +69,30 @@ def _read(path: Path, dtype: type | None) -> tuple:
         image = kind.from_stream(stream)
         if image.get_data_dtype().kind not in "iuf":
             raise ValueError(f"voxels of type {image.get_data_dtype()}; expected one real number each")
-        array = np.asanyarray(image.dataobj, dtype=dtype)
+        array = voxels(image.dataobj)
         stream.read()
     return image, array
+
+
+def _intensities(stored: object) -> np.ndarray:
+    """Half the memory for most CTs: whole numbers stay whole where slope and intercept are."""
+    from nibabel.arrayproxy import ArrayProxy
+
+    if not isinstance(stored, ArrayProxy) or not _is_whole(stored):
+        return np.asanyarray(stored, dtype=np.float32)
+    array, slope, intercept = stored.get_unscaled(), int(stored.slope), int(stored.inter)
+    ends = [int(value) * slope + intercept for value in (array.min(), array.max())] if array.size else [0]
+    if min(ends) < INT16.min or max(ends) > INT16.max:
+        return np.asanyarray(stored, dtype=np.float32)
+    array = array.astype(np.int16, copy=False)
+    if (slope, intercept) != (1, 0):
+        array = array * np.int16(slope) + np.int16(intercept)
+    return array
+
+
+def _is_whole(stored) -> bool:
+    numbers = (stored.slope, stored.inter)
+    return stored.dtype.kind in "iu" and all(float(n).is_integer() and abs(n) <= INT16.max for n in numbers)
 
 
 def prepared_grid(shape: tuple[int, ...], affine: np.ndarray, spacing_mm: tuple[float, float, float]) -> Grid:
@@ -111,8 +137,9 @@ def preprocess_label(volume: Volume, table: LabelTable, preset: Preset) -> np.nd
 
 def _resample_array(volume: Volume, grid: Grid, mode: str, dtype: type) -> np.ndarray:
     out = np.empty(grid.shape, dtype=dtype)
-    source = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))[None]
-    for slab in resample(source, voxel_matrix(volume.affine, grid.affine), grid.shape, mode):
+    matrix = voxel_matrix(volume.affine, grid.affine)
+    source = SourceRows(volume.array, matrix, grid.shape)
+    for slab in resample(source.tensor, matrix, grid.shape, mode, before=source.need):
         out[slab.start : slab.stop] = slab.values[0].numpy()
     return out
 

@@ -6,17 +6,14 @@ and can be decided as soon as both are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedpartial.data.geometry import Grid, resample, voxel_matrix
+from fedpartial.data.geometry import Grid, resample, rows_needed, voxel_matrix
 from fedpartial.inference.sliding import Rows
-
-NEAR = 1e-3
-"""Rows so close to a point are kept for it: its coordinate is rounded to float32 when it is interpolated."""
 
 
 def restore_rows(
@@ -40,7 +37,7 @@ class _Restoring:
         matrix = voxel_matrix(source.affine, target.affine)
         self.shape, self.decide = target.shape, decide
         self.axis = int(np.argmax(np.abs(matrix[axis, :3]) * target.shape))
-        self.lowest, self.highest = _needed(matrix[axis], self.axis, source.shape[axis], target.shape)
+        self.lowest, self.highest = rows_needed(matrix[axis], self.axis, source.shape[axis], target.shape)
         self.matrix = matrix[_first(axis)][:, _first(self.axis)]
         self.descending = bool(self.matrix[0, 0] < 0)
         self.decided, self.kept, self.start = 0, None, 0
@@ -82,14 +79,3 @@ class _Restoring:
 def _first(axis: int) -> list[int]:
     """Indices that put one of three axes first and leave the fourth coordinate last."""
     return [axis, *(a for a in range(3) if a != axis), 3]
-
-
-def _needed(line: np.ndarray, axis: int, size: int, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """First and last row of scores that each row of the target needs, (n,) each, within the ``size`` there are.
-
-    line: the row of the 4x4 matrix that gives the coordinate along the walked axis.
-    """
-    ends = [(0.0, line[a] * (shape[a] - 1)) for a in range(3) if a != axis]
-    along = line[3] + line[axis] * np.arange(shape[axis])
-    low, high = (along + sum(pick(pair) for pair in ends) for pick in (min, max))
-    return tuple(np.clip(rows, 0, size - 1).astype(int) for rows in (np.floor(low - NEAR), np.ceil(high + NEAR)))
