@@ -163,7 +163,7 @@ def test_what_is_no_data_set_is_explained(tmp_path):
 def test_two_layouts_in_one_folder_ask_for_one(tmp_path):
     write_layout("btcv", tmp_path / "all" / "btcv", cases=1)
     write_layout("lits17", tmp_path / "all" / "lits", cases=1)
-    assert "lits17 or btcv" in refused("auto", tmp_path / "all")
+    assert "lits17 and btcv" in refused("auto", tmp_path / "all")
 
 
 def rewrite_json(folder: Path, **changes: object) -> Path:

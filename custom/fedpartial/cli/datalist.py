@@ -63,9 +63,9 @@ def show_layouts(reply: Reply) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE, padding=(0, 1, 1, 0))
+    table = Table(box=box.SIMPLE, leading=1)
     for name, width in (("layout", 12), ("data set", 34), ("what the folder holds", None)):
-        table.add_column(name, overflow="fold", min_width=width)
+        table.add_column(name, overflow="fold", width=width)
     for layout in LAYOUTS.values():
         size = "" if layout.cases is None else f"{layout.cases} labelled CT"
         about = "\n".join(part for part in (layout.title, size, layout.licence, layout.page) if part)

@@ -28,7 +28,7 @@ def _msd(organ: str, number: int, cases: int, structures: dict[int, str]) -> Lay
         page=_MSD_PAGE,
         licence=_MSD_LICENCE,
         citation=_MSD_CITATION,
-        looks_like=f"imagesTr/{organ}_*.nii.gz and labelsTr/{organ}_*.nii.gz (imagesTs has no labels)",
+        looks_like=f"imagesTr and labelsTr with {organ}_0.nii.gz and so on (imagesTs has no labels)",
         parts=(_pair("Tr", rf"{organ}_\d+", "training"), _pair("Ts", rf"{organ}_\d+", "testing")),
         cases=cases,
         structures=structures,

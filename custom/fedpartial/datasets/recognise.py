@@ -38,10 +38,9 @@ def _recognised(files: Sequence[str], folder: Path) -> Layout:
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
-            names = " or ".join(layout.name for layout in candidates)
-            raise _error(
-                folder, "layout", names, "one layout", f"Say which: 'fedpartial datalist {candidates[0].name} ...'"
-            )
+            names = " and ".join(layout.name for layout in candidates)
+            remedy = f"Name the folder of one, or say which: 'fedpartial datalist {candidates[0].name} ...'"
+            raise _error(folder, "layout", f"what looks like {names}", "one layout", remedy)
     known = "; ".join(f"{layout.name}: {layout.looks_like}" for layout in LAYOUTS.values())
     example = ", ".join(files[:3])
     remedy = "See 'fedpartial datalist --list', or put the files into images/ and labels/ with equal names."
@@ -61,7 +60,10 @@ def _has_pairs(layout: Layout, files: Sequence[str], folder: Path) -> bool:
         return False
     if layout.marks and not _has_marks(layout, files, folder):
         return False
-    return bool(find_cases(layout, files, folder).labelled)
+    try:
+        return bool(find_cases(layout, files, folder).labelled)
+    except ConfigError:  # a case twice: it is this layout, and finding its cases will say so
+        return True
 
 
 def _has_marks(layout: Layout, files: Sequence[str], folder: Path) -> bool:

@@ -26,7 +26,7 @@ SPLIT_HELP = (
     "Percent 60/20/20 (the default), numbers of cases 24,0,6, a paper's (condistfl, segviz, psmos, menu, mmds), "
     "published, or all-testing (the default for external)."
 )
-LABELS_HELP = "What label values mean, where the data set does not say it: 1=liver,2=liver_tumor,3=background."
+LABELS_HELP = "What label values mean, where the data set does not say it: 1=liver,2=background."
 PATTERN_HELP = "Regular expression for the patient in a case's name: all cases of a patient lie in one split."
 
 
