@@ -146,7 +146,7 @@ def of_dtype(dtype: object) -> np.ndarray:
 
 RGB = [("R", "u1"), ("G", "u1"), ("B", "u1")]
 HALVES = np.where(organs() == 2, 1.5, organs()).astype(np.float32)
-LARGE = np.where(organs() == 2, 70_000, organs()).astype(np.int32)
+LARGE = np.where(organs() == 2, 70_000, organs(dtype=np.int32))
 
 AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     # a right result, with or without a remark
@@ -166,7 +166,7 @@ AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "trailing axis": (lambda root: case(root, scan()[..., None]), "not three axes"),
     "four axes": (lambda root: case(root, np.stack([scan()] * 2, axis=-1)), "not three axes"),
     "half a voxel away": (lambda root: case(root, label_affine=moved(1.0)), "label beside the image"),
-    "label without header": (lambda root: case(root, label_affine=np.eye(4)), "label beside the image"),
+    "label without header": (lambda root: case(root, label_affine=np.eye(4)), "label without a header of its own"),
     "label flipped": (lambda root: case(root, label_affine=np.diag([-2.0, 2, 3, 1])), "label beside the image"),
     "label of another shape": (lambda root: case(root, label=organs()[:-1]), "label and image of two shapes"),
     "gzip cut short": (cut_short, "cut short"),
@@ -174,8 +174,8 @@ AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "label above 65535": (lambda root: case(root, label=LARGE), "unnamed label values"),
     "image and label swapped": (lambda root: case(root, organs(), noise()), "an image as label"),
     "image as its own label": (lambda root: {**case(root), "label": "ct.nii.gz"}, "an image as label"),
-    "colours": (lambda root: case(root, of_dtype(RGB)), "unreadable"),
-    "complex": (lambda root: case(root, of_dtype(np.complex64)), "unreadable"),
+    "colours": (lambda root: case(root, of_dtype(RGB)), "colours or complex numbers"),
+    "complex": (lambda root: case(root, of_dtype(np.complex64)), "colours or complex numbers"),
     "empty file": (lambda root: replaced(root, b""), "empty file"),
     "text": (lambda root: replaced(root, b"please ask the radiology department\n"), "unreadable"),
     "another compression": (lambda root: replaced(root, b"PK\x03\x04" + bytes(400)), "unreadable"),

@@ -37,7 +37,10 @@ class Examined:
 
 def examine(task: Task) -> Examined:
     """Read one case. Holds one case's volumes at a time, and gives none of them back."""
-    survey, inspected = survey_case(task.case, task.site, task.preset)
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    with LoggingOutputSuppressor():  # what nibabel would say about a header is a fault or a remark here
+        survey, inspected = survey_case(task.case, task.site, task.preset)
     return Examined(survey=survey, panel=_panel(task, inspected) if task.drawn else None)
 
 
@@ -89,7 +92,8 @@ def _panel(task: Task, inspected: Inspected) -> Panel | None:
     channels = {value: classes.get(name, 0) for value, name in task.site.labels.items()}
     array = None if label is None or inspected.counts is None else label.array
     name = f"{task.case.image.parent.name}/{task.case.image.name}" if _is_plain(task.case) else task.case.image.name
-    return cut_panel(image.array, array, image.affine, channels, name=name)
+    fault = f"FAULT {inspected.faults[0].kind}: " if inspected.faults else ""
+    return cut_panel(image.array, array, image.affine, channels, name=f"{fault}{name}")
 
 
 def _is_plain(case: Case) -> bool:

@@ -26,9 +26,7 @@ def sheet_paths(given: Path | None, sites: Sequence[SiteConfig], reply: Reply) -
         paths = {site.name: _beside(site) for site in sites}
         homeless = [name for name, path in paths.items() if not _is_free(path, sites)]
         if homeless:
-            reply.warn(
-                f"no pictures of {', '.join(homeless)}: nothing is written among data; name a place, --pictures"
-            )
+            reply.warn(f"no pictures of {', '.join(homeless)}: nothing is written among data; name a place, --pictures")
         return {name: path for name, path in paths.items() if name not in homeless}
     if given.suffix == ".png" and len(sites) > 1:
         expected, remedy = f"a folder, for {len(sites)} sheets", "Leave out the .png."

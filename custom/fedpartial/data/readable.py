@@ -12,6 +12,8 @@ from fedpartial.data.faults import Fault, data_fault
 from fedpartial.data.preprocess import Volume
 
 MIN_VOXEL_MM3 = 1e-9
+NO_NUMBERS = "one real number each"
+"""What fedpartial.data.preprocess says of colours."""
 NIFTI1_BYTES = 348
 """Of a header."""
 
@@ -76,6 +78,8 @@ def _unreadable(path: Path, field: str, error: Exception) -> Fault:
     }
     damaged = ("unreadable", "The file is damaged or no NIfTI: copy or export it again.")
     kind, remedy = next((found for of, found in remedies.items() if isinstance(error, of)), damaged)
+    if NO_NUMBERS in str(error):
+        kind, remedy = "colours or complex numbers", "Export grey values, one number for each voxel."
     got = f"{type(error).__name__}: {error}".replace("\n", " ")
     return data_fault(path, field, got, "a readable NIfTI file", remedy, kind)
 

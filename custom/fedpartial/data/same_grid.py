@@ -16,19 +16,22 @@ GRID_TOLERANCE = 0.1
 
 def off_grid(label_path: Path, label: Volume, image_path: Path, image: Volume) -> list[Fault]:
     """Whether label and image lie on one grid: one shape, and no voxel moved by more than GRID_TOLERANCE edges."""
-    remedy = f"Resample the label onto {image_path.name}."
+    remedy, kind = f"Resample the label onto {image_path.name}.", "label beside the image"
     if image.array.shape != label.array.shape:
         expected = f"the image's {image.array.shape}"
         return [data_fault(label_path, "shape", label.array.shape, expected, remedy, "label and image of two shapes")]
     if not (distance := _distance_mm(image, label)):
         return []
     if _default_grid(label.affine):
-        remedy = (
-            "Its header was never written (1 mm, no orientation). Where the picture shows that its voxels are the"
-            f" image's one by one, save it with the affine of {image_path.name}; else leave the case out."
+        kind, remedy = (
+            "label without a header of its own",
+            (
+                "It says 1 mm and no orientation, as that of LiTS case 53 does. If a viewer shows that its voxels are the"
+                f" image's one by one, save it with the affine of {image_path.name}; else leave the case out."
+            ),
         )
     got, expected = f"a grid up to {distance:.3g} mm away", f"the image's, within {_tolerance_mm(image):.2g} mm"
-    return [data_fault(label_path, "affine", got, expected, remedy, "label beside the image")]
+    return [data_fault(label_path, "affine", got, expected, remedy, kind)]
 
 
 def is_same_grid(image: Volume, label: Volume) -> bool:
