@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from fedpartial import __version__
-from fedpartial.cli.commands import bundle, check, compare, datalist, predict, resume, run, setup_kit, train_alone
+from fedpartial.cli.commands import (
+    bundle,
+    check,
+    compare,
+    datalist,
+    evaluate,
+    predict,
+    resume,
+    run,
+    setup_kit,
+    train_alone,
+)
 from fedpartial.cli.commands.store import store_app
 
 app = typer.Typer(
@@ -21,6 +32,7 @@ app = typer.Typer(
 DATA, TRAINING, MODELS, HOSPITALS = "Your data", "Training and comparing", "Using a model", "Hospitals"
 app.command(rich_help_panel=DATA, epilog=datalist.EXAMPLES, no_args_is_help=True)(datalist.datalist)
 app.command(rich_help_panel=DATA, epilog=check.EXAMPLES, no_args_is_help=True)(check.check)
+app.command(rich_help_panel=DATA, epilog=evaluate.EXAMPLES, no_args_is_help=True)(evaluate.evaluate)
 app.command(rich_help_panel=TRAINING, epilog=run.EXAMPLES)(run.run)
 app.command(rich_help_panel=TRAINING, epilog=compare.EXAMPLES, no_args_is_help=True)(compare.compare)
 app.command(rich_help_panel=TRAINING, epilog=resume.EXAMPLES)(resume.resume)

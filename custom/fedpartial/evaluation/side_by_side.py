@@ -1,0 +1,47 @@
+"""The same function for many cases, some at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from fedpartial.errors import ConfigError
+
+Task, Result = TypeVar("Task"), TypeVar("Result")
+
+
+def in_processes(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
+) -> Iterator[tuple[int, Result]]:
+    """(position, result) of every task, as they end. One worker is this process; others are started anew, because a
+    copy of a process in which torch has computed may hang.
+
+    Raises ConfigError where a process dies, as one without memory does.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        yield from ((number, function(task)) for number, task in enumerate(tasks))
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
+    try:
+        positions = {pool.submit(function, task): number for number, task in enumerate(tasks)}
+        for future in as_completed(positions):
+            yield positions[future], future.result()
+    except BrokenProcessPool as error:
+        raise ConfigError(
+            where="--workers",
+            field="processes",
+            got=workers,
+            expected="as many as fit into memory: one of them was killed",
+            remedy="Give a smaller number.",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
