@@ -65,6 +65,8 @@ def segment_scan(scan: Scan, target: Path, job: Job, progress: Callable[[int, in
     """Segment a scan and write everything that is asked for. Raises DataFaults for an image that cannot be read."""
     start, stamp = time.monotonic(), scan.stamp
     volume = scan.load()
+    if scan.remark:
+        job.reply.warn(scan.remark)
     if volume.array.min() >= 0:
         job.reply.warn(f"{scan.path}: no value below 0; is this CT in Hounsfield units?")
     label = job.predictor.segment(volume, progress)

@@ -7,22 +7,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedpartial.data.dicom import Series, find_series, load_series
+from fedpartial.data.dicom_slices import is_dicom
 from fedpartial.data.integrity import Fault, load_checked, raise_for_faults
 from fedpartial.data.label_names import read_names
 from fedpartial.data.preprocess import Volume, load_image
 from fedpartial.errors import DataFaults
 
-if TYPE_CHECKING:
-    from fedpartial.data.dicom import Series
-
 SUFFIXES = (".nii.gz", ".nii")
 REMEDY = "Give NIfTI files (.nii, .nii.gz), folders of them, or folders of DICOM series."
-MAGIC, MAGIC_AT = b"DICM", 128
-"""How a DICOM file begins (PS3.10, section 7.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +34,11 @@ class Scan:
         return (self.path,) if self.series is None else tuple(self.series.files)
 
     @property
+    def remark(self) -> str | None:
+        """What a user should know of it, if anything."""
+        return None if self.series is None else self.series.remark
+
+    @property
     def stamp(self) -> dict[str, int]:
         """Tells an input from what it was earlier."""
         found = [file.stat() for file in self.files]
@@ -50,8 +51,6 @@ class Scan:
             volume = load_checked(self.path, "image", load_image, faults := [])
             raise_for_faults(faults)
         else:
-            from fedpartial.data.dicom import load_series
-
             volume = load_series(self.series)
         if broken := volume.array.size - np.count_nonzero(np.isfinite(volume.array)):
             got, remedy = f"{broken} NaN or infinite voxels", "Export the image again."
@@ -70,7 +69,7 @@ def find_scans(inputs: Sequence[Path]) -> tuple[list[Scan], list[Fault]]:
     for given in inputs:
         try:
             for scan in _scans_of(given, faults):
-                scans.setdefault(scan.path.resolve() if scan.series is None else scan.series.uid, scan)
+                scans.setdefault((scan.path.resolve(), scan.series and scan.series.uid), scan)
         except DataFaults as error:
             faults += error.faults
     found = list(scans.values())
@@ -118,8 +117,6 @@ def is_label_map(path: Path) -> bool:
 
 def _dicom_below(top: Path, faults: list[Fault]) -> list[Scan]:
     """A series is called after its folder, and after its description where a folder holds several."""
-    from fedpartial.data.dicom import find_series
-
     scans: list[Scan] = []
     before = len(faults)
     for folder in _dicom_folders(top):
@@ -149,15 +146,9 @@ def _dicom_folders(top: Path) -> Iterator[Path]:
             yield Path(place)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
-    with path.open("rb") as file:
-        return file.read(MAGIC_AT + len(MAGIC)).endswith(MAGIC)
-
-
 def _plain(text: str) -> str:
-    """A series description as a part of a file name."""
-    return re.sub(r"[^\w.]+", "_", text).strip("_.") or "series"
+    """What comes before the comma of a series description, as a part of a file name."""
+    return re.sub(r"[^\w.]+", "_", text.partition(",")[0]).strip("_.") or "series"
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
