@@ -91,7 +91,7 @@ def test_structures_without_a_class_stand_in_one_line(call, tmp_path):
     folder = write_layout("btcv", tmp_path / "btcv", cases=5)
     result = call("btcv", folder, "--site", "full", "-o", tmp_path / "out")
     assert "value 2: kidney (kidney_right)" in result.stdout
-    assert "background, because preset abdomen has no class for them: 4 gallbladder, 5 esophagus" in result.stdout
+    assert "background, no class of preset abdomen: 4 gallbladder, 5 esophagus" in result.stdout
 
 
 def test_public_images_have_no_labels(call, tmp_path):
@@ -123,6 +123,7 @@ def test_public_images_have_no_labels(call, tmp_path):
         (("msd-liver", "{data}", "--site", "external", "-o", "{out}", "--split", "60/20/20"), "nobody trains"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--labels", "1"), "VALUE=CLASS"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--labels", "1=livre"), "got 'livre'"),
+        (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--labels", "0=liver"), "labels.0"),
         (("folders", "{data}", "--site", "a", "-o", "{out}"), "1=liver,2=liver_tumor"),
         (("kits19", "{data}", "--site", "a", "-o", "{out}"), "looks like msd-liver"),
     ],

@@ -11,7 +11,7 @@ from layouts import LAYOUTS, write_layout, write_pair
 
 from fedpartial.data.datalist import SPLITS, read_datalist
 from fedpartial.data.integrity import Inspector
-from fedpartial.datasets import published
+from fedpartial.datasets.catalogue import get_layout
 from fedpartial.datasets.dataset_json import read_structures
 from fedpartial.datasets.recognise import find_data_set
 from fedpartial.datasets.site_writer import SitePlace, write_site_files
@@ -75,14 +75,14 @@ def test_a_layout_is_recognised_and_becomes_a_site_without_faults(tmp_path, name
     ],
 )
 def test_values_follow_the_preset(name, preset, expected):
-    layout = published.get_layout(name)
+    layout = get_layout(name)
     assert class_names(layout.structures, {}, get_preset(preset).label_space, preset) == expected
 
 
 @pytest.mark.parametrize("name", ["amos22", "btcv", "word"])
 @pytest.mark.parametrize("preset", ["abdomen", "psmos", "mmds"])
 def test_sets_of_organs_name_no_lesion_and_every_organ_of_the_preset(name, preset):
-    space, layout = get_preset(preset).label_space, published.get_layout(name)
+    space, layout = get_preset(preset).label_space, get_layout(name)
     named = set(class_names(layout.structures, {}, space, preset).values())
     outlined = space.names(space.labelled_mask(named))
     missing = set(space.classes) - set(outlined)
@@ -92,7 +92,7 @@ def test_sets_of_organs_name_no_lesion_and_every_organ_of_the_preset(name, prese
 
 
 def test_sides_have_their_own_classes_where_the_preset_has_them():
-    named = class_names(published.get_layout("btcv").structures, {}, get_preset("psmos").label_space, "psmos")
+    named = class_names(get_layout("btcv").structures, {}, get_preset("psmos").label_space, "psmos")
     assert (named[2], named[3]) == ("kidney_right", "kidney_left")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fedpartial.datasets.catalogue import get_layout
 from fedpartial.datasets.layout import Found, FoundCase
 from fedpartial.datasets.papers import PAPERS
-from fedpartial.datasets.published import get_layout
 from fedpartial.datasets.splits import assign, parse_rule, sizes_of_percent
 from fedpartial.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""The layouts of the papers' data sets after unpacking, and of two ways to store any data set.
+"""The layouts of the papers' data sets after unpacking.
 
 Facts from the data sets' own pages and archives; those of MSD, KiTS23 and AMOS22 also from nnU-Net's
 nnunetv2/dataset_conversion, those of WORD from its repository's README. Sizes count labelled CT.
@@ -7,12 +7,14 @@ nnunetv2/dataset_conversion, those of WORD from its repository's README. Sizes c
 from __future__ import annotations
 
 from fedpartial.datasets.layout import NIFTI, Layout, Part
-from fedpartial.errors import ConfigError
 
-AUTO = "auto"
-_MSD_PAGE, _MSD_LICENCE = "http://medicaldecathlon.com", "CC BY-SA 4.0"
-_MSD_CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 2022"
+MSD_PAGE, MSD_LICENCE = "http://medicaldecathlon.com", "CC BY-SA 4.0"
+MSD_CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 2022"
 _KITS_LICENCE = "CC BY-NC-SA 4.0"
+
+
+def _values(*structures: str) -> dict[int, str]:
+    return dict(enumerate(structures, start=1))
 
 
 def _pair(folder: str, name: str, split: str) -> Part:
@@ -25,9 +27,9 @@ def _msd(organ: str, number: int, cases: int, structures: dict[int, str]) -> Lay
     return Layout(
         name=f"msd-{organ}",
         title=f"MSD Task{number:02d} {organ.capitalize()}",
-        page=_MSD_PAGE,
-        licence=_MSD_LICENCE,
-        citation=_MSD_CITATION,
+        page=MSD_PAGE,
+        licence=MSD_LICENCE,
+        citation=MSD_CITATION,
         looks_like=f"imagesTr and labelsTr with {organ}_0.nii.gz and so on (imagesTs has no labels)",
         parts=(_pair("Tr", rf"{organ}_\d+", "training"), _pair("Ts", rf"{organ}_\d+", "testing")),
         cases=cases,
@@ -56,7 +58,7 @@ def _kits(year: int, folder: str, cases: int, structures: dict[int, str], page: 
 
 _LITS = r"(?:^|/)%s-(?P<id>\d+)" + NIFTI
 
-_PUBLISHED = (
+PUBLISHED = (
     _msd("liver", 3, 131, {1: "liver", 2: "liver_tumor"}),
     _msd("pancreas", 7, 281, {1: "pancreas", 2: "pancreas_tumor"}),
     _msd("spleen", 9, 41, {1: "spleen"}),
@@ -96,15 +98,10 @@ _PUBLISHED = (
             _pair("Ts", r"amos_\d+", "testing"),
         ),
         cases=300,
-        structures=dict(
-            enumerate(
-                (
-                    *("spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
-                    *("vena_cava", "pancreas", "adrenal_gland_right", "adrenal_gland_left", "duodenum", "bladder"),
-                    "prostate_uterus",
-                ),
-                start=1,
-            )
+        structures=_values(
+            *("spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
+            *("vena_cava", "pancreas", "adrenal_gland_right", "adrenal_gland_left", "duodenum", "bladder"),
+            "prostate_uterus",
         ),
         left_out=(r"amos_0*(?:50[1-9]|5[1-9]\d|[6-9]\d\d)", "MRI (ids above 500)"),
         paper_key="amos",
@@ -125,14 +122,9 @@ _PUBLISHED = (
             Part(split="testing", image=rf"(?:^|/)img/img(?P<id>00[6-8]\d){NIFTI}"),
         ),
         cases=30,
-        structures=dict(
-            enumerate(
-                (
-                    *("spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
-                    *("vena_cava", "portal_vein", "pancreas", "adrenal_gland_right", "adrenal_gland_left"),
-                ),
-                start=1,
-            )
+        structures=_values(
+            *("spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach", "aorta"),
+            *("vena_cava", "portal_vein", "pancreas", "adrenal_gland_right", "adrenal_gland_left"),
         ),
         paper_key="btcv",
     ),
@@ -149,81 +141,11 @@ _PUBLISHED = (
             _pair("Ts", r"word_\d+", "testing"),
         ),
         cases=150,
-        structures=dict(
-            enumerate(
-                (
-                    *("liver", "spleen", "kidney_left", "kidney_right", "stomach", "gallbladder", "esophagus"),
-                    *("pancreas", "duodenum", "colon", "intestine", "adrenal_gland", "rectum", "bladder"),
-                    *("femur_left", "femur_right"),
-                ),
-                start=1,
-            )
+        structures=_values(
+            *("liver", "spleen", "kidney_left", "kidney_right", "stomach", "gallbladder", "esophagus"),
+            *("pancreas", "duodenum", "colon", "intestine", "adrenal_gland", "rectum", "bladder"),
+            *("femur_left", "femur_right"),
         ),
         paper_key="word",
     ),
 )
-
-_TOP = r"^[^/]+/"
-_GENERIC = (
-    Layout(
-        name="msd",
-        title="Task of the Medical Segmentation Decathlon",
-        page=_MSD_PAGE,
-        licence=_MSD_LICENCE,
-        citation=_MSD_CITATION,
-        looks_like="dataset.json, imagesTr/NAME.nii.gz and labelsTr/NAME.nii.gz",
-        parts=(
-            Part(
-                split="training",
-                image=rf"{_TOP}imagesTr/(?P<id>[^/]+?){NIFTI}",
-                label=rf"{_TOP}labelsTr/(?P<id>[^/]+?){NIFTI}",
-            ),
-            Part(split="testing", image=rf"{_TOP}imagesTs/(?P<id>[^/]+?){NIFTI}"),
-        ),
-        has_json=True,
-    ),
-    Layout(
-        name="nnunet",
-        title="Raw data set of nnU-Net, version 1 or 2",
-        page="https://github.com/MIC-DKFZ/nnUNet",
-        looks_like="dataset.json, imagesTr/NAME_0000.nii.gz and labelsTr/NAME.nii.gz",
-        parts=tuple(
-            Part(
-                split=split,
-                image=rf"{_TOP}images{folder}/(?P<id>[^/]+?)_0000{NIFTI}",
-                label=rf"{_TOP}labels{folder}/(?P<id>[^/]+?){NIFTI}",
-            )
-            for folder, split in (("Tr", "training"), ("Ts", "testing"))
-        ),
-        has_json=True,
-    ),
-    Layout(
-        name="folders",
-        title="Your own files: images and labels with equal names",
-        looks_like="images/NAME.nii.gz and labels/NAME.nii.gz, or NAME_seg, NAME_label or NAME_mask in labels",
-        parts=tuple(
-            Part(
-                split=split,
-                image=rf"{_TOP}(?:images?|imgs?){folder}/(?P<id>.+?)(?:_(?:image|img|ct|0000))?{NIFTI}",
-                label=rf"{_TOP}(?:labels?|masks?|segmentations?){folder}/(?P<id>.+?)"
-                rf"(?:[_-](?:labels?|masks?|seg|segmentation|gt))?{NIFTI}",
-            )
-            for folder, split in (("(?:Tr)?", "training"), ("Ts", "testing"))
-        ),
-    ),
-)
-
-LAYOUTS = {layout.name: layout for layout in (*_PUBLISHED, *_GENERIC)}
-
-
-def get_layout(name: str) -> Layout:
-    """Raises ConfigError for a name that there is not."""
-    if name not in LAYOUTS:
-        raise ConfigError(
-            where="LAYOUT",
-            field="name",
-            got=name,
-            expected=f"one of {', '.join((*LAYOUTS, AUTO))}",
-            remedy="'fedpartial datalist --list' shows what each looks for.",
-        )
-    return LAYOUTS[name]

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedpartial.datasets.catalogue import AUTO, LAYOUTS, get_layout
 from fedpartial.datasets.dataset_json import FILE
 from fedpartial.datasets.folder import find_cases, list_files
 from fedpartial.datasets.layout import Found, Layout
-from fedpartial.datasets.published import AUTO, LAYOUTS, get_layout
 from fedpartial.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from fedpartial.data.datalist import SPLITS
 from fedpartial.datasets.layout import Found, FoundCase
-from fedpartial.datasets.papers import PAPERS, Sizes
+from fedpartial.datasets.papers import PAPERS, PaperSplit, Sizes
 from fedpartial.errors import ConfigError
 
 DEFAULT = "60/20/20"
@@ -69,27 +69,20 @@ def assign(found: Found, rule: Rule, seed: int, patient_pattern: str | None = No
     """
     if rule.word == PUBLISHED:
         return _published(found, patient_pattern)
-    cases, left_out = list(found.labelled), _count("images without labels", len(found.unlabelled))
-    sizes, by_name = None, False
-    if rule.word in PAPERS:
-        split = _paper_split(found, rule.word)
-        if split.part and len(cases) != sum(split.sizes):
-            cases = [case for case in cases if case.split == split.part]
-            unused = len(found.labelled) - len(cases)
-            left_out |= _count(f"cases outside the published {split.part} set, which {rule.word} does not use", unused)
-        sizes, by_name = split.sizes, split.by_name
-        _check_total(len(cases), sizes, rule, f"the {found.layout.title} cases of the paper")
-    elif rule.counts:
-        sizes = rule.counts
-        _check_total(len(cases), sizes, rule, "the numbers")
-    elif rule.percent:
-        sizes = sizes_of_percent(len(cases), rule.percent)
-    else:
-        sizes = (0, 0, len(cases))
-    key = (lambda patient: patient) if by_name else _drawn(seed)
-    assigned = _fill(cases, sizes, key, patient_pattern)
+    paper = _paper_split(found, rule.word) if rule.word in PAPERS else None
+    cases = _cases_of_paper(found, paper) if paper else found.labelled
+    sizes = paper.sizes if paper else _sizes(rule, len(cases))
+    _check_total(len(cases), sizes, rule)
+    assigned = _fill(cases, sizes, str if paper and paper.by_name else _drawn(seed), patient_pattern)
     _check_exact(assigned, sizes, rule)
-    return assigned, left_out
+    unused = _count(f"cases that {rule.word} does not use", len(found.labelled) - len(cases))
+    return assigned, _count("images without labels", len(found.unlabelled)) | unused
+
+
+def _sizes(rule: Rule, number: int) -> Sizes:
+    if rule.percent:
+        return sizes_of_percent(number, rule.percent)
+    return rule.counts or (0, 0, number)
 
 
 def _count(reason: str, number: int) -> dict[str, int]:
@@ -110,7 +103,7 @@ def _published(found: Found, patient_pattern: str | None) -> tuple[Assigned, dic
     return assigned, _count("images without labels", len(found.unlabelled) - len(tests))
 
 
-def _paper_split(found: Found, paper: str):
+def _paper_split(found: Found, paper: str) -> PaperSplit:
     split = PAPERS[paper].get(found.layout.paper_key or "")
     if split is None:
         known = ", ".join(PAPERS[paper])
@@ -119,11 +112,18 @@ def _paper_split(found: Found, paper: str):
     return split
 
 
-def _check_total(number: int, sizes: Sizes, rule: Rule, whose: str) -> None:
+def _cases_of_paper(found: Found, split: PaperSplit) -> Sequence[FoundCase]:
+    """All, or where these are more than the paper has, those of the published split that it takes."""
+    if split.part is None or len(found.labelled) == sum(split.sizes):
+        return found.labelled
+    return [case for case in found.labelled if case.split == split.part]
+
+
+def _check_total(number: int, sizes: Sizes, rule: Rule) -> None:
     if number != sum(sizes):
-        shown = "/".join(map(str, sizes))
-        remedy = f"Complete the download, or use {DEFAULT}." if rule.word else f"Correct the numbers, or use {DEFAULT}."
-        raise _error(f"{rule.text} for {number} labelled cases", f"{sum(sizes)}: {whose} are {shown}", remedy)
+        whose, mend = ("the paper's", "Complete the download") if rule.word else ("the numbers", "Correct them")
+        expected = f"{sum(sizes)}: {whose} are {'/'.join(map(str, sizes))}"
+        raise _error(f"{rule.text} for {number} labelled cases", expected, f"{mend}, or use {DEFAULT}.")
 
 
 def _check_exact(assigned: Assigned, sizes: Sizes, rule: Rule) -> None:

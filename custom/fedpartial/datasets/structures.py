@@ -105,4 +105,5 @@ def class_names(
             expected=f"at least one of its classes: {', '.join(space.classes)}",
             remedy="Choose another preset, or say what the values mean with --labels 1=liver,2=liver_tumor.",
         )
+    space.table(named, where="--labels")
     return dict(sorted(named.items()))

@@ -58,7 +58,8 @@ def datalist(
     """
 
     def work(reply: Reply) -> int:
-        from fedpartial.cli.datalist import Options, make_datalist, show_layouts
+        from fedpartial.cli.datalist import Options, make_datalist
+        from fedpartial.cli.datalist_view import show_layouts
 
         if list_layouts:
             return show_layouts(reply)
