@@ -133,18 +133,24 @@ def read_public(config_dir: Path, classes: Sequence[str], *, phantom: bool) -> S
     Nothing in them is annotated, so the file has no labels; ``classes`` stand in their place. Raises ConfigError like
     read_site, and where there is neither a file nor a phantom.
     """
-    path, labels = site_file(config_dir, PUBLIC), dict(enumerate(classes, start=1))
+    path = site_file(config_dir, PUBLIC)
     if path.exists():
-        given = _given(path)
-        check_keys(given, PUBLIC_ALLOWED, ("data_root",), where=str(path))
-        named = {**given, "labels": {str(raw): name for raw, name in labels.items()}}
-        return _with_device_from_environment(_parse_site(PUBLIC, path, named))
+        return read_public_file(path, classes)
     if phantom:
+        labels = dict(enumerate(classes, start=1))
         return _with_device_from_environment(replace(phantom_site(PUBLIC), labels=labels))
     example = '{"data_root": "/path/to/data", "datalist": "datalist.json"}'
     listed = 'The datalist has {"training": [{"image": "a.nii.gz"}]}, without labels.'
     remedy = f"Write {path} with, for example: {example}. {listed}"
     raise _error(path, "(file)", "no such file", "the server's own images, for distillation", remedy)
+
+
+def read_public_file(path: Path, classes: Sequence[str]) -> SiteConfig:
+    """The images without labels that a file describes, wherever it lies; raises ConfigError like read_public."""
+    given = _given(path)
+    check_keys(given, PUBLIC_ALLOWED, ("data_root",), where=str(path))
+    named = {**given, "labels": {str(raw): name for raw, name in enumerate(classes, start=1)}}
+    return _with_device_from_environment(_parse_site(PUBLIC, path, named))
 
 
 def phantom_site(name: str) -> SiteConfig:

@@ -124,6 +124,17 @@ def test_one_wrong_site_file_does_not_hide_the_others(folder):
     assert [error["field"] for error in content["errors"]] == ["data_root"]
 
 
+def test_the_servers_public_images_are_looked_at_too(folder, tmp_path):
+    images = [{"image": f"testing0{end}.nii.gz"} for end in ("", "_no_such")]
+    (folder / "public_list.json").write_text(json.dumps({"training": images}))
+    content = {"data_root": "../data/liver", "datalist": str(folder / "public_list.json")}
+    (folder / "public.json").write_text(json.dumps(content))
+    sites = {site["site"]: site for site in as_json(folder, code=2)["sites"]}
+    assert [fault["kind"] for fault in sites["public"]["faults"]] == ["missing file"]
+    assert "the same scan twice" in {warning["kind"] for warning in sites["public"]["warnings"]}
+    assert sites["liver"]["faults"] == []
+
+
 def test_pictures_never_lie_among_the_data_unasked(tmp_path, liver):
     data = tmp_path / "data" / "liver"
     site = json.loads(liver.read_text())
@@ -145,6 +156,7 @@ def test_pictures_never_lie_among_the_data_unasked(tmp_path, liver):
         (["liver"], "no such file"),
         (["."], "no site file"),
         (["phantom:livr"], "livr"),
+        (["{folder}/../data/liver/datalist.json"], "another JSON file"),
         (["{liver}", "--csv", "faults.txt"], ".csv"),
         (["{liver}", "--pictures", "sheet.jpg"], ".png"),
         (["{folder}", "--pictures", "sheet.png"], "folder"),

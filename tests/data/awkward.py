@@ -151,6 +151,7 @@ LARGE = np.where(organs() == 2, 70_000, organs(dtype=np.int32))
 AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     # a right result, with or without a remark
     "rounded affine": (lambda root: case(root, label_affine=moved(0.1)), ""),
+    "rounded spacing": (lambda root: case(root, label_affine=np.diag([2.01, 2, 3, 1])), ""),
     "float labels": (lambda root: case(root, label=organs(dtype=np.float32)), ""),
     "int64 labels": (int64_labels, ""),
     "big endian": (lambda root: case(root, scan().astype(">i2"), organs().astype(">u2")), ""),

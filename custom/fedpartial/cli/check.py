@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpartial.cli.check_cases import Examined, Task, examine_all
+from fedpartial.cli.check_cases import Examined, Task, default_workers, examine_all
 from fedpartial.cli.check_sheets import draw_sheets, sheet_paths, wrong_option
 from fedpartial.cli.check_sites import cases_of, choose_preset, open_target
 from fedpartial.cli.check_tables import content, show_site, write_csv
@@ -39,12 +38,12 @@ class Request:
 def check(request: Request, reply: Reply) -> int:
     """Look at every case once and say what was found. Returns the exit code; raises ConfigError for the request."""
     preset = choose_preset(request.preset)
-    sites, wrong = open_target(request.target)
+    sites, wrong = open_target(request.target, preset)
     sheets = sheet_paths(request.pictures, sites, reply) if request.cases else {}
     _check_free(request, sheets.values())
     tasks, unlisted = _tasks(request, sites, preset)
     wrong += unlisted
-    surveys, drawn = _survey(tasks, request.workers or os.cpu_count() or 1, reply)
+    surveys, drawn = _survey(tasks, request.workers or default_workers(), reply)
     for survey in surveys:
         show_site(reply, survey, preset.name)
         _say_space(survey, reply)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+from fedpartial.cli.simulator import available_bytes
 from fedpartial.data.datalist import Case
 from fedpartial.data.integrity import Inspected
 from fedpartial.data.survey import CaseSurvey, class_names, survey_case
@@ -15,6 +17,9 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.case_sheet import Panel, cut_panel
 from fedpartial.presets import Preset
 from fedpartial.sites import SiteConfig
+
+WORKER_BYTES = 2 * 10**9
+"""What reading a scan of 512 x 512 x 1000 voxels takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,11 @@ def examine(task: Task) -> Examined:
     with LoggingOutputSuppressor():  # what nibabel would say about a header is a fault or a remark here
         survey, inspected = survey_case(task.case, task.site, task.preset)
     return Examined(survey=survey, panel=_panel(task, inspected) if task.drawn else None)
+
+
+def default_workers() -> int:
+    """One for each core, as far as memory goes."""
+    return max(1, min(os.cpu_count() or 1, available_bytes() // WORKER_BYTES))
 
 
 def examine_all(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> list[Examined]:

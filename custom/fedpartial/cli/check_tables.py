@@ -26,7 +26,8 @@ def show_site(reply: Reply, survey: SiteSurvey, preset: str) -> None:
     """Everything about one site, faults last, so that they stand where the reader is."""
     splits = ", ".join(f"{split} {number}" for split, number in survey.by_split.items())
     reply.say(f"\nsite {survey.site.name}: {plural(len(survey.cases), 'case')} ({splits}), preset {preset}", "bold")
-    reply.console.print(_class_table(survey))
+    if any(found.annotated for found in survey.classes):
+        reply.console.print(_class_table(survey))
     if any(case.shape for case in survey.cases):
         reply.console.print(_scan_table(survey))
         reply.say(f"orientations: {_counted(survey.orientations)}")

@@ -10,7 +10,7 @@ from statistics import median
 from fedpartial.data.datalist import SPLITS
 from fedpartial.data.faults import Fault, data_fault
 from fedpartial.data.survey import CaseSurvey, class_names
-from fedpartial.sites import SiteConfig
+from fedpartial.sites import PUBLIC, SiteConfig
 
 STORED_BYTES = 2 + 1
 """Of a prepared voxel: half-precision image and channel."""
@@ -84,8 +84,7 @@ class SiteSurvey:
 
     @property
     def preparing_bytes(self) -> int:
-        """About what preparing the largest case takes at its peak: its volumes as read, one of them as float, and the
-        prepared ones."""
+        """About what preparing the largest case takes at its peak: its volumes as read, and the prepared ones."""
         return max((_preparing(case) for case in self.cases if case.prepared), default=0)
 
 
@@ -94,14 +93,17 @@ def range_of(values: Sequence[float]) -> Range:
 
 
 def repeated_images(cases: Sequence[CaseSurvey]) -> tuple[list[tuple[str, Fault]], list[tuple[str, Fault]]]:
-    """Scans that occur more than once: (site, fault) for those in two sites or splits, (site, remark) for others."""
+    """Scans that occur more than once: (site, fault) for those in two sites or splits, (site, remark) for others.
+
+    The server's public images have no labels: to have one of them at a site too flatters no score by itself.
+    """
     seen: dict[str, CaseSurvey] = {}
     faults, remarks = [], []
     for case in cases:
         first = seen.setdefault(case.digest, case) if case.digest else case
         if first is case:
             continue
-        apart = (first.site, first.case.split) != (case.site, case.case.split)
+        apart = (first.site, first.case.split) != (case.site, case.case.split) and PUBLIC not in (first.site, case.site)
         (faults if apart else remarks).append((case.site, _repeated(case, first)))
     return faults, remarks
 
@@ -132,7 +134,7 @@ def _absent_classes(survey: SiteSurvey) -> Iterator[Fault]:
 
 def _preparing(case: CaseSurvey) -> int:
     voxels, prepared = _voxels(case.shape), _voxels(case.prepared)
-    return voxels * (2 * FLOAT_BYTES + case.label_itemsize) + prepared * (FLOAT_BYTES + STORED_BYTES)
+    return voxels * case.itemsize + prepared * (FLOAT_BYTES + STORED_BYTES)
 
 
 def _voxels(shape: tuple[int, ...]) -> int:

@@ -36,8 +36,9 @@ class CaseSurvey:
     """One case; None where its files could not be read so far.
 
     intensities: lowest value, percentiles 0.5 and 99.5, highest value (HU for CT). volumes_ml: class of the site file
-    -> volume, of every class that the case annotates. prepared: shape (H W D) on the preset's grid. label_itemsize: of
-    a voxel, in bytes. digest: of the image's values, the same for a copy that was compressed, mirrored or turned.
+    -> volume, of every class that the case annotates. prepared: shape (H W D) on the preset's grid. itemsize: bytes of
+    a voxel as read, image and label. digest: of the image's values, the same for a copy that was compressed, mirrored
+    or turned.
     """
 
     site: str
@@ -50,7 +51,7 @@ class CaseSurvey:
     intensities: tuple[float, float, float, float] | None = None
     volumes_ml: dict[str, float] | None = None
     prepared: tuple[int, int, int] | None = None
-    label_itemsize: int = 0
+    itemsize: int = 0
     digest: str | None = None
 
     @property
@@ -64,7 +65,7 @@ def survey_case(case: Case, site: SiteConfig, preset: Preset) -> tuple[CaseSurve
     inspected = Inspector(site, preset.label_space).inspect(case)
     found: dict = {} if inspected.image is None else _of_image(inspected.image, preset)
     if inspected.label is not None:
-        found["label_itemsize"] = inspected.label.array.dtype.itemsize
+        found["itemsize"] = found.get("itemsize", 0) + inspected.label.array.dtype.itemsize
         found["volumes_ml"] = _volumes_ml(case, site, inspected)
     survey = CaseSurvey(site=site.name, case=case, faults=tuple(inspected.faults), remarks=(), **found)
     return _with_remarks(survey, inspected, preset), inspected
@@ -81,6 +82,7 @@ def _of_image(image: Volume, preset: Preset) -> dict:
     return {
         "shape": tuple(int(n) for n in image.array.shape),
         "spacing_mm": tuple(float(edge) for edge in nibabel.affines.voxel_sizes(image.affine)),
+        "itemsize": image.array.dtype.itemsize,
         "orientation": "".join(nibabel.aff2axcodes(image.affine)),
         "intensities": _intensities(image.array, counts),
         "prepared": prepared_grid(image.array.shape, image.affine, preset.spacing_mm).shape,

@@ -55,8 +55,8 @@ def cut_panel(
     return Panel(
         name=name,
         note=f"slice {index + 1} of {raw.shape[2]}, {edges} mm",
-        image=plane(turned[cut], 2, index).astype(np.float32),
-        channels=_translated(plane(raw[cut], 2, index), channels),
+        image=_slice(turned[cut], index).astype(np.float32),
+        channels=_translated(_slice(raw[cut], index), channels),
         pixel_mm=(float(spacing[0]), float(spacing[1])),
     )
 
@@ -66,6 +66,11 @@ def case_sheet(panels: Sequence[Panel], classes: Mapping[str, int], *, title: st
     with drawing(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         return png(_draw(panels, classes, title))
+
+
+def _slice(volume: np.ndarray, index: int) -> np.ndarray:
+    """NumPy's take copies the volume that it takes a slice of, where its axes are turned."""
+    return plane(volume[:, :, index : index + 1], 2, 0)
 
 
 def _slice_of_interest(raw: np.ndarray, channels: Mapping[int, int]) -> int:
