@@ -13,6 +13,7 @@ from fedpartial.cli.commands import (
     compare,
     datalist,
     evaluate,
+    export,
     predict,
     resume,
     run,
@@ -38,6 +39,7 @@ app.command(rich_help_panel=TRAINING, epilog=compare.EXAMPLES, no_args_is_help=T
 app.command(rich_help_panel=TRAINING, epilog=resume.EXAMPLES)(resume.resume)
 app.command(rich_help_panel=TRAINING, epilog=train_alone.EXAMPLES)(train_alone.train_alone)
 app.command(rich_help_panel=MODELS, epilog=predict.EXAMPLES)(predict.predict)
+app.command(rich_help_panel=MODELS, epilog=export.EXAMPLES, no_args_is_help=True)(export.export)
 app.command(rich_help_panel=HOSPITALS, epilog=bundle.EXAMPLES)(bundle.bundle)
 app.command(rich_help_panel=HOSPITALS, epilog=setup_kit.EXAMPLES)(setup_kit.setup_kit)
 app.add_typer(store_app, rich_help_panel=HOSPITALS)
