@@ -39,5 +39,7 @@ def read_facts(path: Path) -> dict | None:
 
 def read_names(path: Path) -> dict[int, str] | None:
     """Class names by value of a label map, None where its header names none."""
-    facts = read_facts(path)
-    return None if facts is None else {int(value): name for value, name in facts["labels"].items()}
+    labels = (read_facts(path) or {}).get("labels")
+    if not isinstance(labels, dict) or not all(value.isdecimal() for value in labels):
+        return None
+    return {int(value): str(name) for value, name in labels.items()}
