@@ -94,6 +94,18 @@ def test_structures_without_a_class_stand_in_one_line(call, tmp_path):
     assert "background, no class of preset abdomen: 4 gallbladder, 5 esophagus" in result.stdout
 
 
+def test_the_split_of_a_paper_brings_its_classes(call, tmp_path):
+    folder = tmp_path / "BTCV"
+    for number in range(1, 31):
+        for name in (f"imagesTr/img{number:04d}.nii.gz", f"labelsTr/label{number:04d}.nii.gz"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+    result = call("auto", folder, "--site", "full", "-o", tmp_path / "out", "--split", "psmos")
+    assert "split psmos, seed 0: 24 training, 0 validation, 6 testing" in result.stdout
+    assert "value 2: kidney_right" in result.stdout
+    assert result.stdout.strip().endswith("--preset psmos")
+
+
 def test_public_images_have_no_labels(call, tmp_path):
     folder, out = write_layout("word", tmp_path / "word", cases=4), tmp_path / "out"
     assert call("word", folder, "--site", "public", "-o", out).exit_code == 0

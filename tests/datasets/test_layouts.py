@@ -123,6 +123,14 @@ def test_the_folder_above_and_links_are_understood(tmp_path):
     assert len(found.labelled) == 2
 
 
+def test_a_folder_for_each_case_is_a_layout_too(tmp_path):
+    for case in ("p1", "p2"):
+        write_pair(tmp_path / case / "image.nii.gz", tmp_path / case / "label.nii.gz", ("liver",))
+    found = find_data_set("auto", tmp_path)
+    assert found.layout.name == "folders"
+    assert [(case.id, case.label) for case in found.labelled] == [("p1", "p1/label.nii.gz"), ("p2", "p2/label.nii.gz")]
+
+
 def refused(name: str, folder: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         find_data_set(name, folder)

@@ -6,9 +6,10 @@ import pytest
 
 from fedpartial.datasets.catalogue import get_layout
 from fedpartial.datasets.layout import Found, FoundCase
-from fedpartial.datasets.papers import PAPERS
+from fedpartial.datasets.papers import PAPER_PRESETS, PAPERS
 from fedpartial.datasets.splits import assign, parse_rule, sizes_of_percent
 from fedpartial.errors import ConfigError
+from fedpartial.presets import PRESETS
 
 DATA_SETS = {"kidney": "kits19", "liver": "msd-liver", "pancreas": "msd-pancreas", "spleen": "msd-spleen"}
 DATA_SETS |= {"amos": "amos22", "btcv": "btcv"}
@@ -52,6 +53,11 @@ def test_papers_split_the_complete_data_set(paper, key):
     found = found_of(parts["training"], layout.name, validation=parts.get("validation", 0))
     assert tuple(map(len, ids(found, paper))) == split.sizes
     assert sum(split.sizes) == (parts["training"] if split.part else layout.cases)
+
+
+def test_every_paper_has_a_preset():
+    assert set(PAPER_PRESETS) == set(PAPERS)
+    assert set(PAPER_PRESETS.values()) <= set(PRESETS)
 
 
 def test_the_last_by_name_validate_in_segviz():

@@ -11,6 +11,7 @@ from fedpartial.cli.reply import SUCCESS, Reply
 from fedpartial.datasets.catalogue import AUTO, LAYOUTS
 from fedpartial.datasets.dataset_json import read_structures
 from fedpartial.datasets.layout import Found, FoundCase
+from fedpartial.datasets.papers import PAPER_PRESETS
 from fedpartial.datasets.recognise import find_data_set
 from fedpartial.datasets.site_writer import SitePlace, check_place, write_site_files
 from fedpartial.datasets.splits import ALL_TESTING, DEFAULT, Assigned, Rule, assign, parse_rule
@@ -20,6 +21,7 @@ from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_NAMES
 from fedpartial.presets import PRESETS, get_preset
 from fedpartial.sites import PUBLIC
 
+DEFAULT_PRESET = "abdomen"
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -31,12 +33,17 @@ class Options:
     folder: Path | None
     site: str | None
     out: Path | None
-    preset: str = "abdomen"
+    preset: str = DEFAULT_PRESET
     split: str | None = None
     seed: int = 0
     labels: str | None = None
     patient_pattern: str | None = None
     force: bool = False
+
+
+def preset_of(split: str | None) -> str:
+    """The preset where none is given: a paper's split asks for the paper's classes."""
+    return PAPER_PRESETS.get((split or "").strip(), DEFAULT_PRESET)
 
 
 def make_datalist(options: Options, reply: Reply) -> int:

@@ -7,6 +7,7 @@ from fedpartial.datasets.layout import NIFTI, Layout, Part
 from fedpartial.datasets.published import MSD_CITATION, MSD_LICENCE, MSD_PAGE
 
 _TOP = r"^[^/]+/"
+_CASE = _TOP + r"(?P<id>[^/]+)/"
 GENERIC = (
     Layout(
         name="msd",
@@ -43,15 +44,23 @@ GENERIC = (
     Layout(
         name="folders",
         title="Your own files: images and labels with equal names",
-        looks_like="images/NAME.nii.gz and labels/NAME.nii.gz, or NAME_seg, NAME_label or NAME_mask in labels",
-        parts=tuple(
+        looks_like="images/NAME.nii.gz and labels/NAME.nii.gz (or NAME_seg, NAME_label, NAME_mask); or a folder a "
+        "case, NAME/image.nii.gz and NAME/label.nii.gz",
+        parts=(
+            *(
+                Part(
+                    split=split,
+                    image=rf"{_TOP}(?:images?|imgs?){folder}/(?P<id>.+?)(?:_(?:image|img|ct|0000))?{NIFTI}",
+                    label=rf"{_TOP}(?:labels?|masks?|segmentations?){folder}/(?P<id>.+?)"
+                    rf"(?:[_-](?:labels?|masks?|seg|segmentation|gt))?{NIFTI}",
+                )
+                for folder, split in (("(?:Tr)?", "training"), ("Ts", "testing"))
+            ),
             Part(
-                split=split,
-                image=rf"{_TOP}(?:images?|imgs?){folder}/(?P<id>.+?)(?:_(?:image|img|ct|0000))?{NIFTI}",
-                label=rf"{_TOP}(?:labels?|masks?|segmentations?){folder}/(?P<id>.+?)"
-                rf"(?:[_-](?:labels?|masks?|seg|segmentation|gt))?{NIFTI}",
-            )
-            for folder, split in (("(?:Tr)?", "training"), ("Ts", "testing"))
+                split="training",
+                image=rf"{_CASE}(?:image|ct|volume){NIFTI}",
+                label=rf"{_CASE}(?:label|mask|seg){NIFTI}",
+            ),
         ),
     ),
 )

@@ -26,6 +26,9 @@ def _drawn(*sizes: int) -> PaperSplit:
     return PaperSplit(sizes=sizes)
 
 
+PAPER_PRESETS = {"condistfl": "abdomen", "segviz": "segviz", "psmos": "psmos", "menu": "menu", "mmds": "mmds"}
+"""The preset that has each paper's classes."""
+
 _ALL_TEST = _drawn(0, 0, 30)
 PAPERS: dict[str, dict[str, PaperSplit]] = {
     "condistfl": {

@@ -116,10 +116,10 @@ PUBLISHED = (
         parts=(
             Part(
                 split="training",
-                image=rf"(?:^|/)img/img(?P<id>00[0-5]\d){NIFTI}",
-                label=rf"(?:^|/)label/label(?P<id>\d{{4}}){NIFTI}",
+                image=rf"(?:^|/)img(?P<id>00[0-5]\d){NIFTI}",
+                label=rf"(?:^|/)label(?P<id>\d{{4}}){NIFTI}",
             ),
-            Part(split="testing", image=rf"(?:^|/)img/img(?P<id>00[6-8]\d){NIFTI}"),
+            Part(split="testing", image=rf"(?:^|/)img(?P<id>00[6-8]\d){NIFTI}"),
         ),
         cases=30,
         structures=_values(

@@ -22,6 +22,7 @@ LAYOUT_HELP = "The data set, for example msd-liver; auto recognises it; --list s
 SITE_HELP = (
     "Name of the site, as in the job; 'external' is the set for final scores, 'public' are images without labels."
 )
+PRESET_HELP = "Preset whose class names are used; by default that of the paper in --split, else abdomen."
 SPLIT_HELP = (
     "Percent 60/20/20 (the default), numbers of cases 24,0,6, a paper's (condistfl, segviz, psmos, menu, mmds), "
     "published, or all-testing (the default for external)."
@@ -40,9 +41,7 @@ def datalist(
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Folder for <site>.json and datalists/<site>.json."),
     ] = None,
-    preset: Annotated[
-        str, typer.Option(help="Whose class names to use.", autocompletion=preset_names, metavar="PRESET")
-    ] = "abdomen",
+    preset: Annotated[str | None, typer.Option(help=PRESET_HELP, autocompletion=preset_names, metavar="PRESET")] = None,
     split: Annotated[str | None, typer.Option(metavar="RULE", help=SPLIT_HELP)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another one gives another split.")] = 0,
     labels: Annotated[str | None, typer.Option(metavar="VALUE=CLASS,...", help=LABELS_HELP)] = None,
@@ -58,7 +57,7 @@ def datalist(
     """
 
     def work(reply: Reply) -> int:
-        from fedpartial.cli.datalist import Options, make_datalist
+        from fedpartial.cli.datalist import Options, make_datalist, preset_of
         from fedpartial.cli.datalist_view import show_layouts
 
         if list_layouts:
@@ -68,7 +67,7 @@ def datalist(
             folder=folder,
             site=site,
             out=out,
-            preset=preset,
+            preset=preset or preset_of(split),
             split=split,
             seed=seed,
             labels=labels,
