@@ -53,24 +53,24 @@ def resample(
     mode: Literal["bilinear", "nearest"],
     *,
     before: Callable[[int, int], None] | None = None,
+    rows: int | None = None,
 ) -> Iterator[Slab]:
     """Values of ``array`` (C H W D) at ``matrix`` @ (every index of ``shape``), slab by slab.
 
-    before: called with the rows (start, stop) of each slab before they are computed. Points up to half a voxel beyond
+    before: called with the rows (start, stop) of each slab before they are computed. rows: at most so many in a slab.
+    Points up to half a voxel beyond
     the outermost centres take the value of the edge; ``inside`` is False farther out. "bilinear" is trilinear in 3D
     (torch's name).
     """
     source = array.float()[None]
-    rows = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
-    for start in range(0, shape[0], rows):
-        stop = min(start + rows, shape[0])
+    for start, stop in slab_rows(shape, rows):
         if before:
             before(start, stop)
         points = _points(matrix, (start, stop), shape, array.device)
-        inside = torch.stack([_inside(p, n) for p, n in zip(points, array.shape[1:], strict=True)]).all(0)
+        within = torch.stack([inside(p, n) for p, n in zip(points, array.shape[1:], strict=True)]).all(0)
         grid = torch.stack([(2 * p + 1) / n - 1 for p, n in zip(points, array.shape[1:], strict=True)][::-1], dim=-1)
         values = grid_sample(source, grid.float()[None], mode=mode, padding_mode="border", align_corners=False)[0]
-        yield Slab(start=start, stop=stop, values=values, inside=inside)
+        yield Slab(start=start, stop=stop, values=values, inside=within)
 
 
 def _points(matrix: np.ndarray, rows: tuple[int, int], shape: Sequence[int], device: torch.device) -> list[Tensor]:
@@ -81,7 +81,15 @@ def _points(matrix: np.ndarray, rows: tuple[int, int], shape: Sequence[int], dev
     return [float(m[0]) * i + float(m[1]) * j + float(m[2]) * k + float(m[3]) for m in matrix[:3]]
 
 
-def _inside(points: Tensor, size: int) -> Tensor:
+def slab_rows(shape: Sequence[int], most: int | None = None) -> Iterator[tuple[int, int]]:
+    """(start, stop) of slabs of SLAB_VOXELS voxels, and of ``most`` rows."""
+    rows = max(1, min(SLAB_VOXELS // max(1, shape[1] * shape[2]), most or shape[0]))
+    for start in range(0, shape[0], rows):
+        yield start, min(start + rows, shape[0])
+
+
+def inside(points: Tensor, size: int) -> Tensor:
+    """Which coordinates along an axis lie in its voxels, half a voxel around the centres."""
     return (points >= -0.5 - EDGE_TOLERANCE) & (points <= size - 0.5 + EDGE_TOLERANCE)
 
 

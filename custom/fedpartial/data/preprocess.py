@@ -139,7 +139,8 @@ def _resample_array(volume: Volume, grid: Grid, mode: str, dtype: type) -> np.nd
     out = np.empty(grid.shape, dtype=dtype)
     matrix = voxel_matrix(volume.affine, grid.affine)
     source = SourceRows(volume.array, matrix, grid.shape)
-    for slab in resample(source.tensor, matrix, grid.shape, mode, before=source.need):
+    slabs = resample(source.tensor, matrix, grid.shape, mode, before=source.need, rows=source.rows_at_once)
+    for slab in slabs:
         out[slab.start : slab.stop] = slab.values[0].numpy()
     return out
 

@@ -16,15 +16,22 @@ from torch import Tensor
 
 from fedpartial.data.geometry import rows_needed
 
+MOST_VOXELS = 2**23
+"""About as many voxels of the source are in memory at once; a coarse grid would else need all for one slab."""
+
 
 class SourceRows:
-    """``tensor`` (1 H W D) has an array's values in the rows that ``need`` was last called for."""
+    """``tensor`` (1 H W D) has an array's values in the rows that ``need`` was last called for.
+
+    Ask for ``rows_at_once`` rows of the grid at a time.
+    """
 
     def __init__(self, array: np.ndarray, matrix: np.ndarray, shape: Sequence[int]):
         """matrix: indices of the grid of ``shape``, whose rows are asked for in order, -> indices of ``array``."""
         self.axis = int(np.argmax(np.abs(matrix[:3, 0]) / array.shape))
         self.lowest, self.highest = rows_needed(matrix[self.axis], 0, array.shape[self.axis], shape)
         self.source, self.filled = np.moveaxis(array, self.axis, 0), range(0)
+        self.rows_at_once = max(1, MOST_VOXELS * shape[0] // array.size)
         self.memory = mmap.mmap(-1, 4 * array.size)
         self.rows = np.frombuffer(self.memory, dtype=np.float32).reshape(self.source.shape)
         self.tensor: Tensor = torch.from_numpy(np.moveaxis(self.rows, 0, self.axis))[None]

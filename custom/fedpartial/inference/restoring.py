@@ -6,13 +6,14 @@ and can be decided as soon as both are there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedpartial.data.geometry import Grid, resample, rows_needed, voxel_matrix
+from fedpartial.data.geometry import Grid, Slab, resample, rows_needed, voxel_matrix
+from fedpartial.data.parallel import axes_between, resample_parallel
 from fedpartial.inference.sliding import Rows
 
 
@@ -68,12 +69,19 @@ class _Restoring:
         matrix[:3, 3] += matrix[:3, 0] * span.start
         matrix[0, 3] -= self.start
         others = [n for a, n in enumerate(self.shape) if a != self.axis]
-        for slab in resample(self.kept, matrix, (len(span), *others), "bilinear"):
+        for slab in _interpolated(self.kept, matrix, (len(span), *others)):
             label = (self.decide(slab.values) * slab.inside).to(torch.uint8).cpu().numpy()
             if self.labels is None:
                 self.labels = np.empty((*label.shape[:-3], *self.shape), dtype=np.uint8)
             rows = slice(span.start + slab.start, span.start + slab.stop)
             np.moveaxis(self.labels, self.axis - 3, -3)[..., rows, :, :] = label
+
+
+def _interpolated(scores: Tensor, matrix: np.ndarray, shape: tuple[int, int, int]) -> Iterator[Slab]:
+    axes = axes_between(matrix, shape)
+    if axes is None:
+        return resample(scores, matrix, shape, "bilinear")
+    return resample_parallel(scores, matrix, shape, axes)
 
 
 def _first(axis: int) -> list[int]:
