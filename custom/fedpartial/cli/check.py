@@ -47,11 +47,11 @@ def check(request: Request, reply: Reply) -> int:
     for survey in surveys:
         show_site(reply, survey, preset.name)
         _say_space(survey, reply)
-    written = draw_sheets(surveys, sheets, drawn, reply)
-    reply.add(preset=preset.name, sites=[{**content(s), "pictures": written.get(s.site.name)} for s in surveys])
+    reply.add(preset=preset.name, sites=[content(survey) for survey in surveys])
     if request.csv:
         write_csv(request.csv, surveys)
         reply.say(f"every fault and warning: {request.csv}")
+    reply.add(pictures=draw_sheets(surveys, sheets, drawn, reply))
     return _end(surveys, wrong, request, reply)
 
 
@@ -97,7 +97,7 @@ def _progress(reply: Reply, total: int) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=reply.console) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=reply.console, disable=not total) as bar:
         task = bar.add_task("cases", total=total)
         yield lambda name: bar.update(task, advance=1, description=name)
 
@@ -111,6 +111,8 @@ def _check_free(request: Request, sheets: Iterable[Path]) -> None:
     for option, path in named:
         if path.exists() and not request.force:
             raise wrong_option(option, path, "a new file", "Choose another name, or give --force to replace it.")
+    for _, path in named:
+        path.parent.mkdir(parents=True, exist_ok=True)  # where that fails, no file was read for nothing
 
 
 def _say_space(survey: SiteSurvey, reply: Reply) -> None:

@@ -60,7 +60,6 @@ def draw_sheets(
 def _draw(site: SiteConfig, path: Path, drawn: Sequence[Examined], reply: Reply) -> Path:
     panels = [examined.panel for examined in drawn]
     title = f"site {site.name}: {plural(len(panels), 'case')}, the largest structure of each"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(case_sheet(panels, sheet_classes(site), title=title))
     reply.say(f"pictures: {path}")
     return path

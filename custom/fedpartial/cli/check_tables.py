@@ -57,7 +57,6 @@ def content(survey: SiteSurvey) -> dict:
 
 def write_csv(path: Path, surveys: Sequence[SiteSurvey]) -> None:
     """One row for every fault and every warning."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
