@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from zlib import crc32
 
 import nibabel
 import numpy as np
@@ -74,8 +75,9 @@ def write_layout(name: str, folder: Path, cases: int = 6) -> Path:
 
 
 def write_pair(image: Path, label: Path | None, structures: Labels, seed: int = 0) -> None:
-    """A CT of ``SHAPE`` and, unless None, its label map: value i + 1 for the i-th of ``structures``."""
-    rng = np.random.default_rng(seed)
+    """A CT of ``SHAPE`` and, unless None, its label map: value i + 1 for the i-th of ``structures``. The noise follows
+    from the names: no two data sets share a scan."""
+    rng = np.random.default_rng([seed, crc32("/".join(image.parts[-3:]).encode())])
     hounsfield, values = np.full(SHAPE, -1000.0), np.zeros(SHAPE, np.uint8)
     hounsfield[1:-1, 2:-2] = 0
     for number, structure in enumerate(BOXES):
