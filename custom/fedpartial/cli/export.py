@@ -46,7 +46,7 @@ def run_export(options: Options, reply: Reply) -> int:
     if any(one.problem is None for one in exported):
         description = write_description(source, exported, options.out)
         reply.add(description=description.absolute())
-    _show(exported, masks, reply)
+    _show(exported, masks, options.out, reply)
     return _code(exported, masks, reply)
 
 
@@ -73,18 +73,21 @@ def _export_all(options: Options, source, formats: Sequence, checked, reply: Rep
     return exported, masks
 
 
-def _show(exported: Sequence[Exported], masks: dict[str, Masks], reply: Reply) -> None:
+def _show(exported: Sequence[Exported], masks: dict[str, Masks], out: Path, reply: Reply) -> None:
     from rich.table import Table
+
+    from fedpartial.export.exporting import DESCRIPTION
 
     table = Table(box=None)
     for heading in ("format", "file", "size", "images at a time", "largest difference", *(["label map"] * bool(masks))):
         table.add_column(heading, overflow="fold")
     for one in exported:
         if one.problem is None:
-            cells = [one.format, str(one.path), size(one.num_bytes), str(one.batch)]
+            cells = [one.format, one.path.name, size(one.num_bytes), str(one.batch)]
             table.add_row(*cells, f"{one.agreement.max_difference:.1e}", *_mask_cell(masks.get(one.format)))
     if table.row_count:
         reply.console.print(table)
+        reply.say(f"Written to {out}; {DESCRIPTION} there says what goes in and what comes out.")
     reply.add(files=[_content(one, masks.get(one.format)) for one in exported])
 
 

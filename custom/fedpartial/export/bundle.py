@@ -12,7 +12,7 @@ from fedpartial.export.bundle_config import PROGRAM, WEIGHTS, inference_config
 from fedpartial.export.bundle_metadata import bundle_metadata, metadata_schema
 from fedpartial.export.bundle_text import LICENSE_TEXT, readme
 from fedpartial.export.formats import Runner, write_torchscript
-from fedpartial.export.source import Example, Source
+from fedpartial.export.source import Example, Source, quiet
 
 METADATA, CONFIG, SCHEMA = "configs/metadata.json", "configs/inference.json", "docs/metadata_schema.json"
 
@@ -35,7 +35,8 @@ def write_bundle(source: Source, example: Example, folder: Path) -> None:
 
 def load_bundle(folder: Path) -> Runner:
     """The network as MONAI makes it from the bundle's configuration, on the CPU."""
-    return bundle_parser(folder, device="$torch.device('cpu')").get_parsed_content("network")
+    with quiet():
+        return bundle_parser(folder, device="$torch.device('cpu')").get_parsed_content("network")
 
 
 def bundle_parser(folder: Path, **changes: object):

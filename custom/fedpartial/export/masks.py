@@ -15,6 +15,7 @@ from fedpartial.data.preprocess import load_image
 from fedpartial.export.bundle import bundle_parser
 from fedpartial.export.exporting import BUNDLE, EVERY, Exported
 from fedpartial.export.formats import Runner
+from fedpartial.export.source import quiet
 from fedpartial.inference.predictor import Predictor
 from fedpartial.training.precision import Precision
 
@@ -72,6 +73,7 @@ def _each(runner: Runner, image: Tensor) -> Tensor:
 
 def _bundle_labels(folder: Path, image: Path) -> np.ndarray:
     """The whole chain of the bundle's configuration, without saving."""
-    parser = bundle_parser(folder, datalist=[str(image)], device="$torch.device('cpu')")
-    case = parser.get_parsed_content("segment")(parser.get_parsed_content("dataset")[0])
+    with quiet():
+        parser = bundle_parser(folder, datalist=[str(image)], device="$torch.device('cpu')")
+        case = parser.get_parsed_content("segment")(parser.get_parsed_content("dataset")[0])
     return case["pred"][0].numpy().astype(np.uint8)

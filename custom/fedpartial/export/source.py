@@ -98,9 +98,10 @@ def random_image(batch: int, size: Sequence[int], seed: int = 0) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what PyTorch's exporters say to their own developers; TorchScript is deprecated, and still asked for."""
+    """Without what PyTorch's exporters and MONAI say to developers; TorchScript is deprecated, and still asked for."""
     logs = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir", "monai")
     ]
     levels = [log.level for log in logs]
     with warnings.catch_warnings():

@@ -1,0 +1,64 @@
+"""MONAI itself verifies and runs a bundle, in a folder with an awkward name, and segments as fedpartial does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from exported_networks import write_kind
+from tiny_hospital import write_nifti
+
+from fedpartial.export.exporting import EVERY, export_model
+from fedpartial.export.masks import Checked
+from fedpartial.export.source import Source
+from fedpartial.export.verification import Reference
+from fedpartial.inference.predictor import Predictor
+
+OBLIQUE = np.array([[0.0, -2.9, 0.4, 20], [-2.5, 0, 0, 30], [0, 0.4, 3.7, -5], [0, 0, 0, 1]])
+FILES = ("--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json")
+
+
+def bundle_of(kind, tmp_path):
+    model = write_kind(kind, tmp_path)
+    source = Source(model)
+    return model, export_model(source, Reference(source), EVERY["bundle"], tmp_path / "ein Bündel")
+
+
+def image(folder):
+    folder.mkdir()
+    noise = np.random.default_rng(0).normal(100, 90, (14, 17, 9)).astype(np.int16)
+    return write_nifti(folder / "ct.nii.gz", noise, OBLIQUE)
+
+
+def test_an_oblique_scan_gets_the_label_map_of_predict(kinds, tmp_path):
+    model, exported = bundle_of("dynunet", tmp_path)
+    masks = Checked(model, image(tmp_path / "images")).compare(exported)
+    assert masks.num_foreground > 500
+    assert masks.good
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["dynunet", "heads"])
+def test_monai_verifies_and_runs_a_bundle(kinds, kind, tmp_path):
+    pytest.importorskip("fire", reason="monai.bundle's command line needs fire")
+    model, exported = bundle_of(kind, tmp_path)
+    scan = image(tmp_path / "images")
+
+    def monai(*words):
+        command = [sys.executable, "-m", "monai.bundle", *words]
+        done = subprocess.run(command, cwd=exported.path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    monai("verify_metadata", "--meta_file", "configs/metadata.json", "--filepath", "docs/metadata_schema.json")
+    monai("verify_net_in_out", "network", *FILES)
+    monai("run", *FILES, "--dataset_dir", str(scan.parent), "--output_dir", str(tmp_path / "labels"))
+    Predictor(model, device="cpu").predict(scan, tmp_path / "expected.nii.gz")
+    found, expected = nibabel.load(tmp_path / "labels" / "ct_labels.nii.gz"), nibabel.load(tmp_path / "expected.nii.gz")
+    np.testing.assert_array_equal(found.affine, expected.affine)
+    different = np.asanyarray(found.dataobj) != np.asanyarray(expected.dataobj)
+    assert found.get_data_dtype() == np.uint8
+    assert different.mean() < 0.002
