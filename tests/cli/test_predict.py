@@ -51,8 +51,8 @@ class FakePredictor:
 
     def segment(self, volume, progress):
         FakePredictor.seen += 1
-        if (volume.array == 666).any():
-            raise KeyboardInterrupt
+        if error := {666: KeyboardInterrupt, 777: MemoryError}.get(int(volume.array.max())):
+            raise error
         progress(1, 1)
         label = np.zeros(volume.array.shape, dtype=np.uint8)
         label[2, 3, 4:6] = 1
@@ -145,6 +145,13 @@ def test_an_interruption_keeps_what_is_done(predict, tmp_path):
     done = predict("a.nii.gz", "b.nii.gz", "c.nii.gz")
     assert "1 of 3 done before" in done.stdout
     assert names_in(tmp_path / "out")[:3] == ["a_labels.nii.gz", "b_labels.nii.gz", "c_labels.nii.gz"]
+
+
+def test_a_volume_too_large_for_memory_does_not_stop_the_others(predict, tmp_path):
+    scan(tmp_path / "a.nii.gz", value=778), scan(tmp_path / "b.nii.gz")
+    done = predict("a.nii.gz", "b.nii.gz")
+    assert (done.exit_code, FakePredictor.seen) == (2, 2)
+    assert "a.nii.gz: size: got '12 x 10 x 8'; expected a volume that fits into memory" in done.stderr
 
 
 def test_pictures_can_be_asked_for_later(predict, tmp_path):

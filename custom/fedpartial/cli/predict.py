@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,25 +62,25 @@ def predict_all(request: Request, reply: Reply) -> int:
 
 def segment_all(job: Job, scans: Sequence[Scan], targets: Mapping[str, Path]) -> int:
     """Segment what is not done yet; returns how many scans are wrong. Whatever ends it, what is done is reported."""
-    from fedpartial.cli.predict_scan import done_before, listed, segment_scan
+    from fedpartial.cli.predict_scan import complete, finished, listed, segment_scan
 
-    wrong, before, results = 0, 0, []
+    wrong, results, before = 0, [], [scan for scan in scans if finished(scan, job)]
+    if before:
+        job.reply.say(f"{len(before)} of {len(scans)} done before")
     try:
         with progress_bar(job.reply, scans) as advance:
             for scan in scans:
                 try:
-                    done = done_before(scan, targets[scan.name], job)
-                    before += done is not None
-                    done = done or segment_scan(scan, targets[scan.name], job, partial(advance, scan))
-                    results.append(listed(scan, done, targets[scan.name].parent))
+                    target = targets[scan.name]
+                    old = finished(scan, job)
+                    done = complete(scan, old, target, job) if old else segment_scan(scan, target, job, advance)
+                    results.append(listed(scan, done, target.parent))
                 except (ConfigError, DataFaults) as error:
                     job.reply.fail(*getattr(error, "faults", [error]))
                     wrong += 1
                 advance(scan, 1, 1)
     finally:
-        job.reply.add(scans=results, done_before=before)
-        if before:
-            job.reply.say(f"{before} of {len(scans)} done before")
+        job.reply.add(scans=results, done_before=len(before))
         if len(results) + wrong < len(scans) and job.journal:
             job.reply.warn(f"{len(results)} of {len(scans)} done; the same command goes on with the others")
     return wrong

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from fedpartial.cli.reply import Reply
 from fedpartial.data.preprocess import Volume
+from fedpartial.errors import ConfigError
 from fedpartial.inference.inputs import Scan
 from fedpartial.inference.journal import Done, Journal
 from fedpartial.inference.label_file import replacing, save_colours, save_image, save_label
@@ -45,23 +46,28 @@ class Job:
         return self.predictor.per_head_names if self.per_head else self.predictor.names
 
 
-def done_before(scan: Scan, target: Path, job: Job) -> Done | None:
-    """What an earlier run has done, with everything that is asked for now; None where it must be segmented."""
-    if job.journal is None or job.force:
-        return None
-    done = job.journal.finished(scan.name, scan.stamp, job.made_with)
-    if done is None:
-        return None
-    kinds = {IMAGE: job.save_image and scan.series is not None, PICTURE: job.pictures}
-    if missing := {kind for kind, wanted in kinds.items() if wanted and not job.journal.has(done, kind)}:
+def finished(scan: Scan, job: Job) -> Done | None:
+    """What an earlier run has done; None where the scan must be segmented."""
+    return None if job.journal is None or job.force else job.journal.finished(scan.name, scan.stamp, job.made_with)
+
+
+def complete(scan: Scan, done: Done, target: Path, job: Job) -> Done:
+    """Add the image and the picture of a segmented scan, where they are asked for and were not written then."""
+    if missing := {kind for kind in _wanted(scan, job) if not job.journal.has(done, kind)}:
         label = _read([job.journal.folder / name for name in done.files[LABEL_FILES]], job)
-        files = {**done.files, **_extras(scan, scan.load(), label, target, missing, job)}
-        done = replace(done, files=files)
+        files = _extras(scan, scan.load(), label, target, missing, job)
+        done = replace(done, files={**done.files, **files})
         _remember(scan, done, job)
     return done
 
 
-def segment_scan(scan: Scan, target: Path, job: Job, progress: Callable[[int, int], None]) -> Done:
+def _wanted(scan: Scan, job: Job) -> set[str]:
+    """The kinds of files beside label maps."""
+    kinds = {IMAGE: job.save_image and scan.series is not None, PICTURE: job.pictures}
+    return {kind for kind, wanted in kinds.items() if wanted}
+
+
+def segment_scan(scan: Scan, target: Path, job: Job, advance: Callable[[Scan, int, int], None]) -> Done:
     """Segment a scan and write everything that is asked for. Raises DataFaults for an image that cannot be read."""
     start, stamp = time.monotonic(), scan.stamp
     volume = scan.load()
@@ -69,10 +75,10 @@ def segment_scan(scan: Scan, target: Path, job: Job, progress: Callable[[int, in
         job.reply.warn(scan.remark)
     if volume.array.min() >= 0:
         job.reply.warn(f"{scan.path}: no value below 0; is this CT in Hounsfield units?")
-    label = job.predictor.segment(volume, progress)
+    label = _segmented(scan, volume, job, partial(advance, scan))
     volumes = volumes_ml(label, volume.affine, job.names)
-    kinds = {kind for kind, wanted in ((IMAGE, job.save_image and scan.series), (PICTURE, job.pictures)) if wanted}
-    files = {LABEL_FILES: _write(scan, label, volume, target, job), **_extras(scan, volume, label, target, kinds, job)}
+    files = {LABEL_FILES: _write(scan, label, volume, target, job)}
+    files |= _extras(scan, volume, label, target, _wanted(scan, job), job)
     seconds = round(time.monotonic() - start, 2)
     done = Done(
         input=str(scan.path), stamp=stamp, made_with=job.made_with, files=files, volumes_ml=volumes, seconds=seconds
@@ -81,6 +87,22 @@ def segment_scan(scan: Scan, target: Path, job: Job, progress: Callable[[int, in
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in volumes.items() if ml) or "nothing found"
     job.reply.say(f"{target if not job.per_head else target.parent}: {found} ({seconds:.0f} s)")
     return done
+
+
+def _segmented(scan: Scan, volume: Volume, job: Job, progress: Callable[[int, int], None]) -> np.ndarray:
+    """The predictor's answer; ConfigError for a volume that does not fit into memory."""
+    import torch
+
+    try:
+        return job.predictor.segment(volume, progress)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise ConfigError(
+            where=str(scan.path),
+            field="size",
+            got=" x ".join(str(n) for n in volume.array.shape),
+            expected="a volume that fits into memory",
+            remedy="Close other programs, or give --device cpu where it was the GPU's.",
+        ) from error
 
 
 def listed(scan: Scan, done: Done, folder: Path) -> dict:
@@ -96,7 +118,8 @@ def _remember(scan: Scan, done: Done, job: Job) -> None:
         return
     folder = job.journal.folder
     job.journal.record(scan.name, done)
-    save_volumes(folder / VOLUMES, {name: one.volumes_ml for name, one in job.journal.scans.items()}, ())
+    rows = {name: one.volumes_ml for name, one in job.journal.scans.items()}
+    save_volumes(folder / VOLUMES, rows, job.names.values())
 
 
 def save_viewer_colours(job: Job, folder: Path) -> None:

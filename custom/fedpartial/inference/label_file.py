@@ -48,9 +48,11 @@ def save_label(
 def save_image(volume: Volume, target: Path) -> None:
     """Write an image (H W D) in HU as NIfTI: int16 where that loses nothing, else float32."""
     array = volume.array
-    lossless = array.min() >= INT16.min and array.max() <= INT16.max and bool((array == np.rint(array)).all())
+    whole = array.dtype.kind in "iu" or all((part == np.rint(part)).all() for part in array)
+    lossless = whole and array.min() >= INT16.min and array.max() <= INT16.max
+    array = array.astype(np.int16 if lossless else np.float32, copy=False)
     with replacing(target) as temporary:
-        _save(_of_affine(array.astype(np.int16 if lossless else np.float32), volume.affine), temporary)
+        _save(_of_affine(array, volume.affine), temporary)
 
 
 def _of_file(label: np.ndarray, path: Path):
