@@ -5,7 +5,8 @@
 Every line is a process of its own that trains a few steps of the preset's method (LocalTrainer, as at a site) on one
 synthetic case: whole steps with batch, augmentation, losses and optimiser; the first one is not timed. --patches
 gives numbers of patches in a batch in place of the preset's, for machines that do not hold it; time and memory grow
-with them. Memory is the process's largest resident size on a CPU, and what torch has reserved on a GPU.
+with them. Memory is the process's largest resident size on a CPU, and what torch has reserved on a GPU. CPU seconds
+add those of all threads: they tell more than the clock where other work shares the machine.
 """
 
 from __future__ import annotations
@@ -64,8 +65,10 @@ def main() -> None:
     if given.child:
         print(json.dumps(measure(given.presets[0], given.patches[0], given.steps, given.device)))
         return
-    print("| preset | method | patch | patches in a batch | parameters | s per step (least to most) | GiB | device |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| preset | method | patch | patches in a batch | parameters | s per step (least to most) | CPU s | GiB | device |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for preset in given.presets:
         for patches in given.patches:
             print(_row(preset, _in_a_process(preset, patches, given)), flush=True)
@@ -84,14 +87,14 @@ def _row(preset: str, found: dict) -> str:
     seconds = f"{statistics.median(found['seconds']):.1f} ({min(found['seconds']):.1f} to {max(found['seconds']):.1f})"
     return (
         f"| {preset} | {found['method']} | {patch} | {found['patches']} | {found['parameters'] / 1e6:.1f} M "
-        f"| {seconds} | {found['bytes'] / GIB:.1f} | {found['device']}, {found['precision']} |"
+        f"| {seconds} | {statistics.median(found['cpu_seconds']):.1f} | {found['bytes'] / GIB:.1f} | {found['device']}, {found['precision']} |"
     )
 
 
 def measure(name: str, patches: int, steps: int, device: str) -> dict:
-    """Seconds of each step but the first, and the most memory."""
+    """Seconds of each step but the first, on the clock and of all threads, and the most memory."""
     preset, method, precision = _with_patches(get_preset(name), patches), METHODS[name](), select_precision(device)
-    times = [time.monotonic()]
+    times = [(time.monotonic(), time.process_time())]
     with tempfile.TemporaryDirectory() as folder:
         trainer = LocalTrainer(
             preset=preset,
@@ -104,16 +107,18 @@ def measure(name: str, patches: int, steps: int, device: str) -> dict:
             state_dir=Path(folder) / "state",
             exchange="trunk" if name == "segviz" else "all",
             head_classes=_own_classes(preset) if name in OWN_HEADS else None,
-            on_step=lambda step, loss: times.append(time.monotonic()),
+            on_step=lambda step, loss: times.append((time.monotonic(), time.process_time())),
         )
         state = canonical_state(trainer.network)
         shared = {key: value.clone() for key, value in state.items() if is_shared(key, trainer.exchange)}
         trainer.run_round(shared, 0, lambda: False)
+    wall, cpu = np.diff(times, axis=0)[1:].T.tolist()
     return {
         "method": type(method).__name__,
         "patches": preset.volumes_per_batch * preset.patches_per_volume,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "seconds": np.diff(times)[1:].tolist(),
+        "seconds": wall,
+        "cpu_seconds": cpu,
         "bytes": _most_memory(precision.device),
         "device": _name(precision.device),
         "precision": precision.name,
