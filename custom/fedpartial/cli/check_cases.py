@@ -70,7 +70,7 @@ def _examined(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Examin
     if workers <= 1:
         yield from ((index, examine(task)) for index, task in enumerate(tasks))
         return
-    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent)
+    pool = ProcessPoolExecutor(workers, initializer=_end_silently)
     try:
         futures = {pool.submit(examine, task): index for index, task in enumerate(tasks)}
         for future in as_completed(futures):
@@ -84,8 +84,9 @@ def _examined(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Examin
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_silently() -> None:
+    """Ctrl-C reaches every process of the terminal: workers end at once, and only the command itself says so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sheet_classes(site: SiteConfig) -> dict[str, int]:
