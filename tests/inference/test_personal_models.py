@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-import nibabel
 import numpy as np
 import pytest
 from tiny_hospital import write_nifti
 
 from federation import TINY, tiny_plan
 from fedpartial import presets
+from fedpartial.data.preprocess import load_image
 from fedpartial.errors import ConfigError
 from fedpartial.inference.models import load_network
 from fedpartial.inference.predictor import Predictor
@@ -63,12 +63,9 @@ def image(tmp_path):
     return write_nifti(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(0, 90, SHAPE).astype(np.int16), AFFINE)
 
 
-def labels(image, out, *models) -> np.ndarray:
+def labels(image, *models) -> np.ndarray:
     predictor = Predictor(models[0], device="cpu", local_path=models[1] if len(models) > 1 else None)
-    (path,) = predictor.predict(image, out)
-    found = nibabel.load(path)
-    np.testing.assert_array_equal(found.affine, nibabel.load(image).affine)
-    return np.asanyarray(found.dataobj)
+    return predictor.segment(load_image(image))
 
 
 def test_a_model_has_the_classes_that_its_tensors_name(model):
@@ -79,8 +76,8 @@ def test_a_model_has_the_classes_that_its_tensors_name(model):
 
 def test_on_the_images_grid_local_labels_stand_and_the_global_ones_fill_their_background(model, image, tmp_path):
     global_, local = model("global", preset=WIDER, seed=1), model("local", OWN, seed=2)
-    alone = labels(image, tmp_path / "local.nii.gz", local)
-    both = labels(image, tmp_path / "both.nii.gz", global_, local)
+    alone = labels(image, local)
+    both = labels(image, global_, local)
     assert both.shape == SHAPE
     own, lesion = [SPACE.index(name) for name in OWN], SPACE.index("liver_tumor")
     in_liver = (alone == SPACE.index("liver")) & (both == lesion)
@@ -98,15 +95,15 @@ def test_two_models_of_the_same_weights_say_what_one_says_of_disjoint_classes(mo
     weights, info = load_model(whole)
     part = {n: v for n, v in weights.items() if not n.startswith("embeddings.") or n == "embeddings.spleen"}
     save_model(tmp_path / "part.safetensors", part, info)
-    alone = labels(image, tmp_path / "a.nii.gz", tmp_path / "part.safetensors")
-    both = labels(image, tmp_path / "b.nii.gz", whole, tmp_path / "part.safetensors")
+    alone = labels(image, tmp_path / "part.safetensors")
+    both = labels(image, whole, tmp_path / "part.safetensors")
     np.testing.assert_array_equal(both == SPACE.index("spleen"), alone == SPACE.index("spleen"))
 
 
 def test_a_local_model_with_every_class_answers_alone_and_the_user_is_told(model, image, tmp_path):
     global_, local = model("global", OWN, seed=1), model("local", seed=2)
-    both = labels(image, tmp_path / "both.nii.gz", global_, local)
-    np.testing.assert_array_equal(both, labels(image, tmp_path / "local.nii.gz", local))
+    both = labels(image, global_, local)
+    np.testing.assert_array_equal(both, labels(image, local))
     assert "right way round" in Predictor(global_, device="cpu", local_path=local).remark
     assert Predictor(local, device="cpu", local_path=global_).remark is None
     assert Predictor(local, device="cpu").remark is None

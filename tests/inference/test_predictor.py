@@ -1,22 +1,21 @@
-"""A model file applied to an image: same geometry, channels of the label space, nothing half written, every fusion."""
+"""A model file applied to a volume: channels of the label space on its grid, every fusion, as in training."""
 
 from __future__ import annotations
 
-import os
-
-import nibabel
 import numpy as np
 import pytest
 from tiny_hospital import write_nifti
 
 from federation import TINY, tiny_plan
 from fedpartial import presets
+from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
 from fedpartial.errors import ConfigError
 from fedpartial.inference.predictor import Predictor, class_path
 from fedpartial.networks.assembled import assemble
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.networks.fusion import Fusion
+from fedpartial.training.evaluator import predict_logits
 from fedpartial.training.model_file import load_model, model_info, save_model
 from fedpartial.training.plan import Plan
 from segviz_sites import SMALL, random_state
@@ -43,25 +42,28 @@ def image(tmp_path):
     return write_nifti(tmp_path / "scan.nii.gz", np.random.default_rng(0).normal(0, 90, SHAPE).astype(np.int16), AFFINE)
 
 
-def test_the_label_map_has_the_images_geometry(model, image, tmp_path):
-    out = tmp_path / "out.nii.gz"
-    assert Predictor(model, device="cpu").predict(image, out) == [out]
-    found = nibabel.load(out)
-    assert found.shape == SHAPE
-    np.testing.assert_array_equal(found.affine, nibabel.load(image).affine)
-    assert found.get_data_dtype() == np.uint8
-    assert np.unique(np.asanyarray(found.dataobj)).tolist() == [TINY.label_space.index("spleen")]
-    assert found.header["xyzt_units"] == nibabel.load(image).header["xyzt_units"]
+def test_the_labels_have_the_shape_of_the_volume(model, image):
+    label = Predictor(model, device="cpu").segment(load_image(image))
+    assert label.shape == SHAPE
+    assert label.dtype == np.uint8
+    assert np.unique(label).tolist() == [TINY.label_space.index("spleen")]
 
 
-def test_a_scaled_image_does_not_scale_the_label_map(model, image, tmp_path):
-    """CT files often store HU as slope * value + intercept; the answer holds channels."""
-    scan = nibabel.load(image)
-    scan.header.set_slope_inter(2.0, -1024.0)
-    nibabel.save(nibabel.Nifti1Image(scan.get_fdata(), scan.affine, scan.header), image)
-    Predictor(model, device="cpu").predict(image, tmp_path / "out.nii.gz")
-    values = np.asanyarray(nibabel.load(tmp_path / "out.nii.gz").dataobj)
-    assert np.unique(values).tolist() == [TINY.label_space.index("spleen")]
+def test_the_labels_are_those_of_the_evaluation_in_training(assembled, image):
+    """One way to labels: the report's scores and a user's prediction come from the same network and grid."""
+    predictor, volume = Predictor(assembled, device="cpu"), load_image(image)
+    prepared = preprocess_image(volume, predictor.preset)
+    scores = predict_logits(predictor.network, prepared.array, predictor.preset, predictor.precision)
+    expected = restore_logits(scores, prepared.affine, SHAPE, volume.affine, decide=predictor.decide)
+    found = predictor.segment(volume)
+    assert len(np.unique(expected)) > 2
+    assert (found != expected).mean() < 2e-3, "ties only"
+
+
+def test_progress_ends_with_all_windows(model, image):
+    seen = []
+    Predictor(model, device="cpu").segment(load_image(image), lambda *done: seen.append(done))
+    assert seen[-1][0] == seen[-1][1] > 0
 
 
 def test_a_foreign_model_is_refused(tmp_path):
@@ -76,23 +78,6 @@ def test_a_model_of_another_network_is_refused(model, tmp_path):
     save_model(tmp_path / "less.safetensors", weights, info)
     with pytest.raises(ConfigError, match=r"less.*1 tensor\(s\) missing"):
         Predictor(tmp_path / "less.safetensors", device="cpu")
-
-
-def test_a_label_map_never_replaces_its_image(model, image):
-    before = image.read_bytes()
-    with pytest.raises(ConfigError, match="replace the image"):
-        Predictor(model, device="cpu").predict(image, image)
-    assert image.read_bytes() == before
-
-
-def test_an_interruption_leaves_no_half_file(model, image, tmp_path, monkeypatch):
-    def crash(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(KeyboardInterrupt):
-        Predictor(model, device="cpu").predict(image, tmp_path / "out.nii.gz")
-    assert not (tmp_path / "out.nii.gz").exists()
 
 
 HEADS = {"north": ["liver"], "south": ["spleen", "kidney"]}
@@ -116,36 +101,47 @@ def assembled(small, tmp_path):
     return path
 
 
-def labels_of(path) -> np.ndarray:
-    return np.asanyarray(nibabel.load(path).dataobj)
+def predicted(model, image, **fusion) -> np.ndarray:
+    return Predictor(model, device="cpu", fusion=Fusion(**fusion) if fusion else None).segment(load_image(image))
 
 
-def predicted(model, image, out, **fusion) -> list[np.ndarray]:
-    predictor = Predictor(model, device="cpu", fusion=Fusion(**fusion) if fusion else None)
-    return [labels_of(path) for path in predictor.predict(image, out)]
-
-
-def test_an_assembled_model_gives_one_label_map_or_one_mask_for_each_class(assembled, image, tmp_path):
-    masks = predicted(assembled, image, tmp_path / "ct_labels.nii.gz", rule="per-head")
-    names = sorted(path.name for path in tmp_path.glob("ct_*"))
-    assert names == ["ct_kidney_labels.nii.gz", "ct_liver_labels.nii.gz", "ct_spleen_labels.nii.gz"]
-    assert all(np.unique(mask).tolist() == [0, 1] for mask in masks)
-    liver, spleen, kidney = (mask.astype(bool) for mask in masks)
+def test_an_assembled_model_gives_one_label_map_or_one_mask_for_each_class(assembled, image):
+    masks = predicted(assembled, image, rule="per-head")
+    names = Predictor(assembled, device="cpu").per_head_names
+    assert names == {1: "liver", 2: "spleen", 4: "kidney"}
+    assert masks.shape == (SMALL.label_space.num_channels, *SHAPE)
+    assert not np.delete(masks, list(names), axis=0).any()
+    liver, spleen, kidney = (masks[channel].astype(bool) for channel in names)
     assert (liver & spleen).any(), "random heads overlap"
-    (label,) = predicted(assembled, image, tmp_path / "label.nii.gz")
+    label = predicted(assembled, image)
     np.testing.assert_array_equal(label > 0, liver | spleen | kidney)
     for channel, mask in ((1, liver), (2, spleen), (4, kidney)):
         assert mask[label == channel].all()
-    (label,) = predicted(assembled, image, tmp_path / "first.nii.gz", rule="priority", priority=("spleen", "liver"))
+    label = predicted(assembled, image, rule="priority", priority=("spleen", "liver"))
     np.testing.assert_array_equal(label, np.select([spleen, liver, kidney], [2, 1, 4]))
 
 
-def test_the_uncertainty_rule_says_the_same_of_an_image_again(assembled, image, tmp_path):
-    predictor = Predictor(assembled, device="cpu", fusion=Fusion(rule="uncertainty", passes=2))
-    first, second = (labels_of(predictor.predict(image, tmp_path / name)[0]) for name in ("a.nii.gz", "b.nii.gz"))
+def test_a_model_names_the_classes_that_it_knows(model, assembled):
+    names = Predictor(model, device="cpu").names
+    assert list(names.values()) == list(TINY.label_space.classes)
+    assert names[TINY.label_space.index("spleen")] == "spleen"
+    assert Predictor(model, device="cpu").per_head_names == {}
+    assert Predictor(assembled, device="cpu").names == {1: "liver", 2: "spleen", 4: "kidney"}
+
+
+def test_the_uncertainty_rule_says_the_same_of_an_image_again_and_as_training_does(assembled, image):
+    predictor, volume = (
+        Predictor(assembled, device="cpu", fusion=Fusion(rule="uncertainty", passes=2)),
+        load_image(image),
+    )
+    first, second = predictor.segment(volume), predictor.segment(volume)
     np.testing.assert_array_equal(first, second)
-    (certain,) = predicted(assembled, image, tmp_path / "c.nii.gz")
-    assert (first != certain).any()
+    assert (first != predicted(assembled, image)).any()
+    prepared = preprocess_image(volume, predictor.preset)
+    network = predictor.fusion.network(predictor.network)
+    scores = predict_logits(network, prepared.array, predictor.preset, predictor.precision)
+    expected = restore_logits(scores, prepared.affine, SHAPE, volume.affine, decide=predictor.decide)
+    assert (first != expected).mean() < 2e-3, "the same random numbers, but for ties"
 
 
 def test_a_fusion_without_heads_is_refused(model):
@@ -167,7 +163,7 @@ def test_a_model_with_the_shared_part_only_is_refused(small, tmp_path):
 
 def test_a_sites_own_model_with_its_heads_is_a_model_of_one_site(small, image, tmp_path):
     save_model(tmp_path / "local.safetensors", random_state(["spleen", "kidney"], seed=1), model_info(small, 1))
-    (label,) = predicted(tmp_path / "local.safetensors", image, tmp_path / "ct.nii.gz")
+    label = predicted(tmp_path / "local.safetensors", image)
     spleen, kidney = predicted(tmp_path / "local.safetensors", image, tmp_path / "ct.nii.gz", rule="per-head")
     assert set(np.unique(label)) == {0, 2, 4}
     np.testing.assert_array_equal(label > 0, (spleen | kidney) > 0)

@@ -1,8 +1,7 @@
-"""Apply a trained model, or a global and a local one, to image files: NIfTI in, label maps out, same geometry."""
+"""Apply a trained model, or a global and a local one, to a volume: labels on its own grid, in little memory."""
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import torch
 from torch import nn
 
 from fedpartial.data.geometry import Grid
-from fedpartial.data.integrity import load_checked, raise_for_faults
-from fedpartial.data.preprocess import Volume, load_image, preprocess_image
+from fedpartial.data.preprocess import Volume, preprocess_image
 from fedpartial.errors import ConfigError
 from fedpartial.inference.models import load_network, load_personal
 from fedpartial.inference.restoring import restore_rows
@@ -27,7 +25,7 @@ LABELS = "_labels"
 
 
 class Predictor:
-    """A model written by a job, ready to segment image files."""
+    """A model written by a job, ready to segment volumes."""
 
     def __init__(
         self, model_path: Path, *, device: str = "auto", fusion: Fusion | None = None, local_path: Path | None = None
@@ -94,33 +92,6 @@ class Predictor:
         target = Grid(shape=volume.array.shape, affine=volume.affine)
         return restore_rows(rows, source, target, axis=axis, decide=self.decide)
 
-    def predict(self, image_path: Path, out_path: Path) -> list[Path]:
-        """Segment one image and save its label map (uint8 channels), or with "per-head" one mask for each class.
-
-        Returns the files. They have the image's shape, affine and header; each is written under a temporary name and
-        renamed, so that an interrupted run leaves no half file. Raises DataFaults for an image that cannot be read.
-        """
-        targets = self._targets(Path(out_path))
-        for target in targets.values():
-            _check_target(target, Path(image_path))
-        label = self._labels(Path(image_path))
-        for channel, target in targets.items():
-            _save(label if channel is None else label[channel], Path(image_path), target)
-        return list(targets.values())
-
-    def _targets(self, out: Path) -> dict[int | None, Path]:
-        """File by channel; None for the one that has all labels."""
-        if self.fusion.rule != "per-head":
-            return {None: out}
-        names = self.preset.label_space.channels
-        return {channel: class_path(out, names[channel]) for channel in self.network.head_channels}
-
-    def _labels(self, image_path: Path) -> np.ndarray:
-        """Labels (H W D) or masks (C H W D) on the image's grid."""
-        volume = load_checked(image_path, "image", load_image, faults := [])
-        raise_for_faults(faults)
-        return self.segment(volume)
-
 
 def class_path(out: Path, name: str) -> Path:
     """The file of one class beside ``out``: ct_labels.nii.gz -> ct_liver_labels.nii.gz, a.nii -> a_liver.nii."""
@@ -128,24 +99,6 @@ def class_path(out: Path, name: str) -> Path:
     stem = out.name.removesuffix(suffix)
     end = LABELS if stem.endswith(LABELS) else ""
     return out.with_name(f"{stem.removesuffix(end)}_{name}{end}{suffix}")
-
-
-def _check_target(target: Path, image: Path) -> None:
-    if target.absolute() == image.absolute():
-        raise _wrong(
-            "--out", "path", str(target), "another path than the image's", "The label map would replace the image."
-        )
-
-
-def _save(label: np.ndarray, image_path: Path, target: Path) -> None:
-    import nibabel as nib
-
-    header = nib.load(image_path).header.copy()
-    header.set_data_dtype("uint8")
-    header.set_slope_inter(1, 0)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    nib.save(nib.Nifti1Image(label, None, header), temporary)
-    os.replace(temporary, target)
 
 
 def _wrong(where: object, field: str, got: object, expected: str, remedy: str) -> ConfigError:
