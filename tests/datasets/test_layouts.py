@@ -13,7 +13,7 @@ from fedpartial.data.datalist import SPLITS, read_datalist
 from fedpartial.data.integrity import Inspector
 from fedpartial.datasets.catalogue import get_layout
 from fedpartial.datasets.dataset_json import read_structures
-from fedpartial.datasets.recognise import find_data_set
+from fedpartial.datasets.recognise import find_data_set, resembles
 from fedpartial.datasets.site_writer import SitePlace, write_site_files
 from fedpartial.datasets.splits import assign, parse_rule
 from fedpartial.datasets.structures import class_names
@@ -140,6 +140,15 @@ def refused(name: str, folder: Path) -> str:
 def test_a_folder_of_another_layout_says_which_it_is(tmp_path):
     folder = write_layout("btcv", tmp_path / "btcv", cases=1)
     assert refused("msd-liver", folder).endswith("It looks like btcv.")
+
+
+def test_one_challenge_is_not_taken_for_the_next(tmp_path):
+    folder = write_layout("kits19", tmp_path / "kits", cases=2)
+    assert resembles(find_data_set("kits23", folder), folder).name == "kits19"
+    assert resembles(find_data_set("kits19", folder), folder) is None
+    (folder / "data").rename(folder / "mine")
+    assert resembles(find_data_set("kits23", folder), folder) is None
+    assert "kits19 and kits23" in refused("auto", folder)
 
 
 def test_labels_without_images_name_the_forgotten_download(tmp_path):

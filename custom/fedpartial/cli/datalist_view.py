@@ -10,6 +10,7 @@ from pathlib import Path
 from fedpartial.cli.reply import SUCCESS, Reply
 from fedpartial.datasets.catalogue import LAYOUTS
 from fedpartial.datasets.layout import Found, Layout
+from fedpartial.datasets.recognise import resembles
 from fedpartial.datasets.site_writer import SitePlace
 from fedpartial.datasets.splits import PUBLISHED, Assigned, Rule
 from fedpartial.labels import BACKGROUND
@@ -81,6 +82,8 @@ def _warn(reply: Reply, made: Made) -> None:
     number, layout = len(made.found.labelled), made.layout
     if layout.cases is not None and number > layout.cases:
         reply.warn(f"warning: {layout.title} has {layout.cases} labelled cases, here are {number}: another data set?")
+    if other := resembles(made.found, made.folder):
+        reply.warn(f"warning: the folder looks like {other.title}; is {layout.name} right?")
     asked = made.rule.percent or ()
     if any(part and not size for part, size in zip(asked, made.sizes.values(), strict=False)):
         reply.warn("warning: too few cases for every split; one of them is empty")

@@ -32,6 +32,14 @@ def find_data_set(name: str, folder: Path) -> Found:
     return found
 
 
+def resembles(found: Found, folder: Path) -> Layout | None:
+    """A layout with the same files whose marks the folder bears, while it does not bear those of its own."""
+    files = [f"{folder.absolute().name}/{case.image}" for case in found.labelled]
+    if found.layout.marks is None or _has_marks(found.layout, files, folder):
+        return None
+    return next((layout for layout in LAYOUTS.values() if _has_marks(layout, files, folder)), None)
+
+
 def _recognised(files: Sequence[str], folder: Path) -> Layout:
     for fits in (_has_pairs, _has_marks, _has_parts):
         candidates = _most_special([layout for layout in LAYOUTS.values() if fits(layout, files, folder)])
