@@ -16,7 +16,7 @@ from fedpartial.export import formats
 from fedpartial.export.bundle import CONFIG, METADATA, SCHEMA
 from fedpartial.export.bundle_metadata import metadata_schema
 from fedpartial.export.exporting import EVERY, check_out, export_model, write_description
-from fedpartial.export.source import Source
+from fedpartial.export.source import Source, quiet
 from fedpartial.export.verification import TOLERANCE, Reference
 
 
@@ -31,7 +31,8 @@ def test_a_torchscript_takes_any_batch_and_size_and_says_what_it_is(source, tmp_
     assert found.agreement.max_difference <= TOLERANCE
     assert (found.batch, found.size) == ("any", {"multiples_of": [2, 2, 2]})
     extra = {formats.FACTS: ""}
-    torch.jit.load(str(found.path), _extra_files=extra)
+    with quiet():
+        torch.jit.load(str(found.path), _extra_files=extra)
     facts = json.loads(extra[formats.FACTS])
     assert facts["output"]["classes"] == list(TINY_HEADS.label_space.channels)
     assert facts["input"]["spacing_mm"] == [2.0, 2.0, 2.0]
