@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,10 +65,18 @@ def main() -> None:
     if given.child:
         print(json.dumps(measure(given.presets[0], given.patches[0], given.steps, given.device)))
         return
-    print(
-        "| preset | method | patch | patches in a batch | parameters | s per step (least to most) | CPU s | GiB | device |"
+    heading = (
+        "preset",
+        "method",
+        "patch",
+        "patches in a batch",
+        "parameters",
+        "s (least to most)",
+        "CPU s",
+        "GiB",
+        "device",
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(_line(heading), _line(["---"] * len(heading)), sep="\n")
     for preset in given.presets:
         for patches in given.patches:
             print(_row(preset, _in_a_process(preset, patches, given)), flush=True)
@@ -82,13 +90,25 @@ def _in_a_process(preset: str, patches: int, given: argparse.Namespace) -> dict:
 
 def _row(preset: str, found: dict) -> str:
     if "error" in found:
-        return f"| {preset} | did not end well: {found['error']} (-9: out of memory) |"
-    patch = " x ".join(map(str, get_preset(preset).patch))
-    seconds = f"{statistics.median(found['seconds']):.1f} ({min(found['seconds']):.1f} to {max(found['seconds']):.1f})"
-    return (
-        f"| {preset} | {found['method']} | {patch} | {found['patches']} | {found['parameters'] / 1e6:.1f} M "
-        f"| {seconds} | {statistics.median(found['cpu_seconds']):.1f} | {found['bytes'] / GIB:.1f} | {found['device']}, {found['precision']} |"
+        return _line((preset, f"did not end well: {found['error']} (-9: out of memory)"))
+    wall, cpu = found["seconds"], found["cpu_seconds"]
+    return _line(
+        (
+            preset,
+            found["method"],
+            " x ".join(map(str, get_preset(preset).patch)),
+            found["patches"],
+            f"{found['parameters'] / 1e6:.1f} M",
+            f"{statistics.median(wall):.1f} ({min(wall):.1f} to {max(wall):.1f})",
+            f"{statistics.median(cpu):.1f}",
+            f"{found['bytes'] / GIB:.1f}",
+            f"{found['device']}, {found['precision']}",
+        )
     )
+
+
+def _line(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def measure(name: str, patches: int, steps: int, device: str) -> dict:
