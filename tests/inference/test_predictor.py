@@ -164,7 +164,7 @@ def test_a_model_with_the_shared_part_only_is_refused(small, tmp_path):
 def test_a_sites_own_model_with_its_heads_is_a_model_of_one_site(small, image, tmp_path):
     save_model(tmp_path / "local.safetensors", random_state(["spleen", "kidney"], seed=1), model_info(small, 1))
     label = predicted(tmp_path / "local.safetensors", image)
-    spleen, kidney = predicted(tmp_path / "local.safetensors", image, tmp_path / "ct.nii.gz", rule="per-head")
+    spleen, kidney = predicted(tmp_path / "local.safetensors", image, rule="per-head")[[2, 4]]
     assert set(np.unique(label)) == {0, 2, 4}
     np.testing.assert_array_equal(label > 0, (spleen | kidney) > 0)
 
