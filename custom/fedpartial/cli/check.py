@@ -38,7 +38,8 @@ class Request:
 def check(request: Request, reply: Reply) -> int:
     """Look at every case once and say what was found. Returns the exit code; raises ConfigError for the request."""
     preset = choose_preset(request.preset)
-    sites, wrong = open_target(request.target, preset)
+    with _progress(reply, "phantom case") as written:
+        sites, wrong = open_target(request.target, preset, lambda done, total: written("phantom case", total))
     sheets = sheet_paths(request.pictures, sites, reply) if request.cases else {}
     _check_free(request, sheets.values())
     tasks, unlisted = _tasks(request, sites, preset)
@@ -77,8 +78,8 @@ def _survey(
     tasks: dict[str, list[Task]], workers: int, reply: Reply
 ) -> tuple[list[SiteSurvey], dict[str, list[Examined]]]:
     every = [task for of_site in tasks.values() for task in of_site]
-    with _progress(reply, len(every)) as advance:
-        found = examine_all(every, workers, advance)
+    with _progress(reply, "cases", len(every)) as advance:
+        found = examine_all(every, workers, lambda name: advance(name, len(every)))
     faults, remarks = repeated_images([examined.survey for examined in found])
     surveys, drawn = [], {}
     for name, of_site in tasks.items():
@@ -92,14 +93,14 @@ def _survey(
 
 
 @contextmanager
-def _progress(reply: Reply, total: int) -> Iterator[Callable[[str], None]]:
-    """One bar; advance(file name) after every case."""
+def _progress(reply: Reply, what: str, total: int = 0) -> Iterator[Callable[[str, int], None]]:
+    """One bar, where there is anything to count; advance(name, number in all) after every step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=reply.console, disable=not total) as bar:
-        task = bar.add_task("cases", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)
+    with Progress(*columns, TimeRemainingColumn(), console=reply.console) as bar:
+        task = bar.add_task(what, total=total or None, visible=total > 0)
+        yield lambda name, total: bar.update(task, advance=1, total=total, description=name, visible=True)
 
 
 def _check_free(request: Request, sheets: Iterable[Path]) -> None:

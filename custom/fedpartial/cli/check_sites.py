@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fedpartial.cli.json_file import read_json
@@ -17,10 +18,12 @@ PHANTOM = "phantom:"
 DEFAULT_PRESET = "abdomen"
 
 
-def open_target(given: Path, preset: Preset) -> tuple[list[SiteConfig], list[ConfigError]]:
+def open_target(
+    given: Path, preset: Preset, progress: Callable[[int, int], None]
+) -> tuple[list[SiteConfig], list[ConfigError]]:
     """The sites, each once, and what is wrong with their files. ConfigError where there is no site file at all."""
     if str(given).startswith(PHANTOM):
-        return [_phantom(str(given).removeprefix(PHANTOM))], []
+        return [_phantom(str(given).removeprefix(PHANTOM), progress)], []
     files = _site_files(given.expanduser()) if given.expanduser().is_dir() else [given]
     sites: dict[Path, SiteConfig] = {}
     wrong: list[ConfigError] = []
@@ -106,11 +109,11 @@ def _may_be_site(path: Path) -> bool:
     return bool({"data_root", "labels", "pool"} & keys) and "training" not in keys
 
 
-def _phantom(name: str) -> SiteConfig:
+def _phantom(name: str, progress: Callable[[int, int], None]) -> SiteConfig:
     if name not in PHANTOM_SITES or name == PUBLIC:
         expected, remedy = f"one of {', '.join(one for one in PHANTOM_SITES if one != PUBLIC)}", "Correct its spelling."
         raise ConfigError(where="fedpartial check", field="phantom", got=name, expected=expected, remedy=remedy)
     site = phantom_site(name)
     with needs_space("the phantom", site.data_root):
-        ensure_phantom(site.data_root.parent, name)
+        ensure_phantom(site.data_root.parent, name, progress=progress)
     return site
