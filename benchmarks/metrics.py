@@ -4,7 +4,7 @@
     python benchmarks/metrics.py --shape 512 512 130 --repeats 5 --scaling
 
 Each repetition scores the same label maps (eight organs and lesions as ellipsoids with a wavy border) in both ways, one
-after the other. MONAI is called as its users do: per class a one-hot mask of the whole volume, with its own cropping.
+after the other, in CPU seconds. MONAI is called as its users do: per class a one-hot mask of the whole volume, with its own cropping.
 ``near``: every structure close to its reference. ``specks``: also a few voxels of each class far away. One process,
 one thread. The times here are those of score_case, Dice and leakage included; MONAI's are of its two functions alone,
 on whole masks, and on masks that somebody has cropped to both structures before ("monai_cropped").
@@ -103,13 +103,14 @@ def monai_class(*masks: np.ndarray) -> list[float]:
 
 
 def timed(score: Callable, *maps) -> tuple[float, np.ndarray]:
-    start = time.perf_counter()
+    """CPU seconds, which other work on the machine changes little, and what was found."""
+    start = time.process_time()
     found = score(*maps)
-    return time.perf_counter() - start, found
+    return time.process_time() - start, found
 
 
 def compare(name: str, maps: tuple[np.ndarray, np.ndarray], repeats: int) -> None:
-    """Print one row for each way to call MONAI: median seconds, and the ratio of every pair of runs with its spread."""
+    """Print a row for each way to call MONAI: median CPU seconds, the ratio of every pair of runs and its spread."""
     seconds: dict[str, list[float]] = {}
     ways = ((ours, maps), (monai, maps), (monai_cropped, cropped(*maps)))
     for _ in range(repeats):

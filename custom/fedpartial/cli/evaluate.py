@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpartial.cli.check_sites import open_target
 from fedpartial.cli.refused import Refused
 from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.data.datalist import SPLITS
-from fedpartial.errors import ConfigError
+from fedpartial.data.faults import Fault
+from fedpartial.errors import ConfigError, needs_space
 from fedpartial.evaluation.evaluation_files import JSON, EvaluationPaths, write_evaluation
 from fedpartial.evaluation.evaluation_pictures import draw_cases
 from fedpartial.evaluation.evaluation_record import Evaluation
@@ -32,9 +32,12 @@ from fedpartial.evaluation.scoring_plan import (
     without_classes,
 )
 from fedpartial.evaluation.side_by_side import in_processes
+from fedpartial.phantom import PHANTOM_SITES, ensure_phantom
 from fedpartial.presets import PRESETS, get_preset
+from fedpartial.sites import SiteConfig, phantom_site, read_site_file
 
-PREDICTIONS = "predictions"
+PREDICTIONS, PHANTOM = "predictions", "phantom:"
+MAX_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,7 @@ def evaluate(request: Request, reply: Reply) -> int:
     """Score every case that can be scored and write the evaluation; what is wrong with others is named."""
     rules = request.rules
     _check(request)
-    sites, wrong = open_target(request.site)
-    if wrong:
-        raise Refused(wrong)
+    sites = _open_sites(request.site)
     chosen, without_label = choose_cases(sites, request.splits)
     folder = _predictions(request, chosen, reply)
     predicted, faults = find_predictions(chosen, folder, rules)
@@ -80,10 +81,10 @@ def evaluate(request: Request, reply: Reply) -> int:
     tasks, unscored = without_classes(tasks)
     faults += found
     _refuse_nothing(tasks, faults, unscored, request)
-    reply.fail(*faults)
+    reply.fail(*shortened(faults))
     scored, broken = _score(tasks, request.workers or os.cpu_count() or 1, reply)
     if not scored:
-        raise Refused(broken)
+        return USER_ERROR
     evaluation = Evaluation(
         site=", ".join(site.name for site in sites),
         splits=request.splits,
@@ -100,6 +101,20 @@ def evaluate(request: Request, reply: Reply) -> int:
     )
     _present(evaluation, request, reply)
     return USER_ERROR if faults or broken else SUCCESS
+
+
+def _open_sites(given: Path) -> Sequence[SiteConfig]:
+    """The site of a file, the members of a pool, or a site of the phantom, which is written where it is missing."""
+    name = str(given).removeprefix(PHANTOM)
+    if name == str(given):
+        return read_site_file(given).members
+    if name not in PHANTOM_SITES:
+        expected = f"{PHANTOM} and one of {', '.join(PHANTOM_SITES)}"
+        raise _wrong("SITE_FILE", str(given), expected, "Correct its spelling.")
+    site = phantom_site(name)
+    with needs_space("the phantom", site.data_root):
+        ensure_phantom(site.data_root.parent, name)
+    return [site]
 
 
 def _check(request: Request) -> None:
@@ -143,10 +158,23 @@ def _refuse_nothing(tasks: Sequence[ScoreTask], faults: Sequence, unscored: Sequ
     if tasks:
         return
     if faults:
-        raise Refused(faults)
+        raise Refused(shortened(faults))
     got = f"{plural(len(unscored), 'case')} of which no annotated class is one of the predictions'"
     remedy = "Compare the site file's labels with those of the predictions (--prediction-labels), and --merge-lesions."
     raise _wrong(str(request.site), got, "at least one class that both name", remedy)
+
+
+def shortened(faults: Sequence[Fault | ConfigError]) -> list[object]:
+    """The first faults of every kind, and how many more there are: a wrong folder has one for every case."""
+    by_kind: dict[str, list] = {}
+    for fault in faults:
+        by_kind.setdefault(getattr(fault, "kind", ""), []).append(fault)
+    shown: list[object] = []
+    for kind, found in by_kind.items():
+        shown += found[:MAX_SHOWN]
+        more = len(found) - MAX_SHOWN
+        shown += [f"{more} more of this kind ({kind})" if kind else f"{more} more"] if more > 0 else []
+    return shown
 
 
 def _score(tasks: Sequence[ScoreTask], workers: int, reply: Reply) -> tuple[list[ScoredCase], list]:
@@ -158,7 +186,7 @@ def _score(tasks: Sequence[ScoreTask], workers: int, reply: Reply) -> tuple[list
             advance(tasks[position].name)
     ordered = [found[position] for position in range(len(tasks))]
     broken = [fault for result in ordered if isinstance(result, list) for fault in result]
-    reply.fail(*broken)
+    reply.fail(*shortened(broken))
     return [result for result in ordered if isinstance(result, ScoredCase)], broken
 
 

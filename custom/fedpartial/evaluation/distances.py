@@ -30,10 +30,19 @@ def surface_distances(
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     box = foreground_box(prediction | reference)
-    surfaces = surface(prediction[box]), surface(reference[box])
-    directed = [_to_other(*pair, spacing) for pair in (surfaces, surfaces[::-1])]
+    one, other = (_Surface(mask[box]) for mask in (prediction, reference))
+    directed = [_to_other(*pair, spacing) for pair in ((one, other), (other, one))]
     hd95 = max(np.percentile(distances, HD_PERCENTILE) for distances in directed)
     return float(hd95), float(np.concatenate(directed).mean())
+
+
+class _Surface:
+    """A structure's surface: bool (H, W, D), and the indices (N, 3) of its voxels."""
+
+    def __init__(self, mask: np.ndarray):
+        self.mask = np.ascontiguousarray(surface(mask))
+        self.flat = np.flatnonzero(self.mask)  # of one axis: several times as fast as of three
+        self.points = np.stack(np.unravel_index(self.flat, mask.shape), axis=1)
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
@@ -60,25 +69,23 @@ def foreground_box(volume: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _to_other(one: np.ndarray, other: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+def _to_other(one: _Surface, other: _Surface, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm of every voxel of one surface to the nearest of the other; 0 where they share a voxel."""
-    apart = ~other[one]
+    apart = ~other.mask.ravel()[one.flat]
     distances = np.zeros(apart.size)
     if apart.any():
-        points = np.argwhere(one)[apart]
-        distances[apart] = _nearest(points, other, spacing)
+        distances[apart] = _nearest(one.points[apart], other, spacing)
     return distances
 
 
-def _nearest(points: np.ndarray, other: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance in mm of every voxel of ``points`` (N, 3) to the surface ``other``."""
-    targets = np.argwhere(other) * spacing
-    tree = KDTree(targets, leafsize=16, balanced_tree=False)
+def _nearest(points: np.ndarray, other: _Surface, spacing: np.ndarray) -> np.ndarray:
+    """Distance in mm of every voxel of ``points`` (N, 3) to the other surface."""
+    tree = KDTree(other.points * spacing, leafsize=16, balanced_tree=False)
     some = tree.query(points[:: max(1, len(points) // _SAMPLE)] * spacing)[0]
-    far = min(some.mean() / np.prod(spacing) ** (1 / 3), len(targets) ** 0.5 / _WIDEST)
-    if len(points) * (_TREE_US + _FAR_US * far) <= other.size * _VOXEL_US:
+    far = min(some.mean() / np.prod(spacing) ** (1 / 3), len(other.points) ** 0.5 / _WIDEST)
+    if len(points) * (_TREE_US + _FAR_US * far) <= other.mask.size * _VOXEL_US:
         return tree.query(points * spacing)[0]
-    return _transformed(points, other, spacing)
+    return _transformed(points, other.mask, spacing)
 
 
 def _transformed(points: np.ndarray, other: np.ndarray, spacing: np.ndarray) -> np.ndarray:

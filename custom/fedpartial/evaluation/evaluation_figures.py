@@ -33,13 +33,17 @@ def dice_figure(cases: Sequence[CaseScores], classes: Sequence[str]) -> bytes | 
 
 def distance_figure(cases: Sequence[CaseScores], classes: Sequence[str], metric: str, title: str) -> bytes | None:
     """The same of a distance in mm, on a logarithmic scale; None where none is defined."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     values = _values(cases, classes, metric)
     if not any(values.values()):
         return None
     with canvas(width=8.6, height=3.4) as (ax, finish):
         _strips(ax, {name: np.maximum(found, LOWEST_MM) for name, found in values.items()})
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set(ylabel="mm", title=title)
         return finish()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -86,10 +86,11 @@ class Evaluation:
     def notes(self) -> list[str]:
         """What a reader must know of the numbers, one sentence each."""
         found = [POLICY[self.empty_class]]
-        found += [_merged_note(name, n, self) for name, n in self.merged.items()]
+        why = "reference or predictions do not tell them apart" if self.lesions == "auto" else "--merge-lesions"
+        found += [f"{names}: lesions count as the organ in {n} ({why})." for n, names in _by_number(self.merged)]
         found += [
-            f"{class_label(name)}: annotated in {plural(n, 'case')}, but the predictions cannot name it; not scored."
-            for name, n in self.unknown.items()
+            f"{names}: annotated in {n}, but the predictions cannot name it; not scored."
+            for n, names in _by_number(self.unknown)
         ]
         if self.unscored:
             found.append(f"{plural(len(self.unscored), 'case')} without a class to score: {_some(self.unscored)}.")
@@ -107,9 +108,10 @@ POLICY = {
 }
 
 
-def _merged_note(name: str, n: int, evaluation: Evaluation) -> str:
-    why = "reference or predictions do not tell them apart" if evaluation.lesions == "auto" else "--merge-lesions"
-    return f"{class_label(name)}: lesions count as the organ in {plural(n, 'case')} ({why})."
+def _by_number(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """("6 cases", "liver, kidney") for every number of cases."""
+    for number in dict.fromkeys(counts.values()):
+        yield plural(number, "case"), ", ".join(class_label(name) for name, n in counts.items() if n == number)
 
 
 def _some(names: Sequence[str], number: int = 5) -> str:

@@ -21,6 +21,7 @@ from fedpartial.labels import LabelSpace
 
 Status = Literal["scored", "missed", "false_positive", "absent"]
 EmptyClass = Literal["exclude", "zero"]
+SLAB_VOXELS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +121,18 @@ def _around(*boxes: tuple[slice, ...]) -> tuple[slice, ...]:
 
 
 def _confusion(prediction: np.ndarray, reference: np.ndarray, num_channels: int) -> np.ndarray:
-    """Voxel counts (C, C): row = reference channel, column = predicted channel."""
+    """Voxel counts (C, C): row = reference channel, column = predicted channel.
+
+    Slab by slab, because bincount takes eight bytes a voxel.
+    """
     kind = np.uint8 if num_channels**2 <= 256 else np.uint32
-    pairs = reference.astype(kind) * kind(num_channels) + prediction.astype(kind)
-    return np.bincount(pairs.ravel(), minlength=num_channels**2).reshape(num_channels, num_channels)
+    counts = np.zeros(num_channels**2, dtype=np.int64)
+    rows = max(1, SLAB_VOXELS // max(1, reference[:1].size))
+    for start in range(0, len(reference), rows):
+        slab = slice(start, start + rows)
+        pairs = reference[slab].astype(kind) * kind(num_channels) + prediction[slab].astype(kind)
+        counts += np.bincount(pairs.ravel(), minlength=counts.size)
+    return counts.reshape(num_channels, num_channels)
 
 
 def _status(counts: np.ndarray, channel: int) -> Status:

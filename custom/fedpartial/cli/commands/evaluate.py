@@ -17,7 +17,7 @@ EXAMPLES = examples(
     "evaluate my_sites/amos.json --predictions nnunet/ --prediction-labels 1=liver,2=spleen -o scores/amos",
     "evaluate phantom:external --model runs/first/best_global_model.safetensors -o scores/phantom",
 )
-SITE_HELP = "A site file: what the labels mean, and where the datalist is. Also a folder of them, or phantom:NAME."
+SITE_HELP = "A site file: what the labels mean, and where the datalist is. Or phantom:NAME, to try it."
 PREDICTIONS_HELP = "Folder with <image>_labels.nii.gz, <image>.nii.gz or files named like the labels."
 MODEL_HELP = "Instead of --predictions: a model, with which the cases are segmented first, into OUT/predictions."
 LABELS_HELP = "What the values of the predictions mean, where their headers do not say (fedpartial predict says it)."
