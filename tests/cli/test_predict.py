@@ -219,6 +219,8 @@ def test_the_fusion_reaches_the_predictor(predict, tmp_path, options, fusion):
     done = predict("a.nii.gz", options=tuple(options.split()))
     assert done.exit_code == 0, done.stderr
     assert FakePredictor.given == ("auto", fusion, None)
+    refused = predict("a.nii.gz")
+    assert f"a: fusion: got {' '.join(options.split()[1::2])!r}; expected log-odds" in refused.stderr
 
 
 def test_the_local_model_reaches_the_predictor_and_its_remark_the_user(predict, tmp_path):

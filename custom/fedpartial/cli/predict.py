@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +111,13 @@ def chosen_fusion(rule: str | None, priority: tuple[str, ...] | None) -> Fusion 
     return Fusion(rule=rule or "log-odds", priority=priority or ())
 
 
+def fusion_text(fusion: Fusion) -> str:
+    """A rule with the options that matter to it."""
+    if fusion.rule == "uncertainty":
+        return f"uncertainty of {fusion.passes} passes, dropout {fusion.dropout}, seed {fusion.seed}"
+    return " ".join((fusion.rule, *([",".join(fusion.priority)] if fusion.priority else [])))
+
+
 def target_path(image: Path, out: Path, *, several: bool) -> Path:
     """Where the label map of ``image`` goes."""
     from fedpartial.inference.predictor import LABELS, SUFFIXES
@@ -152,14 +158,14 @@ def open_job(request: Request, predictor: Predictor, single: bool, reply: Reply)
     made_with = {
         "model": file_sha256(request.model),
         "local": None if request.local is None else file_sha256(request.local),
-        "fusion": asdict(predictor.fusion),
+        "fusion": fusion_text(predictor.fusion),
         "preset": predictor.preset.name,
         "version": __version__,
     }
     return Job(
         predictor=predictor,
         model=request.model,
-        made_with=json.loads(json.dumps(made_with)),
+        made_with=made_with,
         journal=None if single else open_journal(request.out),
         pictures=request.pictures,
         save_image=request.save_image,

@@ -11,7 +11,7 @@ from fedpartial.labels import LabelSpace
 
 COLUMN, GAP, LEFT, TOP, LEGEND, LOWEST = 2.9, 0.06, 0.3, 0.5, 0.35, 0.65
 """Sizes in inches, as in overlays.py."""
-SURFACE = 5.2
+SURFACE, NAMES_PER_LINE = 5.2, 7
 _PANEL, _MARK = "#101214", "#ffd866"
 
 
@@ -39,7 +39,8 @@ def _draw(shown: list[View], surface: np.ndarray | None, classes: dict[str, int]
 
     scale = COLUMN / max(view.size_mm[0] for view in shown)
     rows = [max(scale * view.size_mm[1], LOWEST) for view in shown]
-    height = TOP + max(sum(rows) + GAP * len(rows), SURFACE / 2) + LEGEND
+    legend = LEGEND * (1 + (len(classes) - 1) // NAMES_PER_LINE)
+    height = TOP + max(sum(rows) + GAP * len(rows), SURFACE / 2) + legend
     figure = Figure(figsize=(LEFT + 2 * (COLUMN + GAP) + SURFACE + LEFT, height), facecolor=_PANEL)
     FigureCanvasAgg(figure)
     _write(figure, LEFT, 0.3, title, fontsize=11, va="bottom")
@@ -47,7 +48,7 @@ def _draw(shown: list[View], surface: np.ndarray | None, classes: dict[str, int]
     for view, row in zip(shown, rows, strict=True):
         _draw_view(figure, top, row, view, scale, classes)
         top += row + GAP
-    _draw_surface(figure, surface, height)
+    _draw_surface(figure, surface, height - TOP - legend)
     draw_legend(figure, classes)
     return figure
 
@@ -65,8 +66,8 @@ def _draw_view(figure, top: float, row: float, view: View, scale: float, classes
     _write(figure, LEFT / 2, top, view.name, rotation=90, ha="center", va="top")
 
 
-def _draw_surface(figure, surface: np.ndarray | None, height: float) -> None:
-    left, room = LEFT + 2 * (COLUMN + GAP) + LEFT / 2, height - TOP - LEGEND
+def _draw_surface(figure, surface: np.ndarray | None, room: float) -> None:
+    left = LEFT + 2 * (COLUMN + GAP) + LEFT / 2
     ax = _axes(figure, left, TOP, SURFACE, room)
     ax.set_axis_off()
     if surface is None:
