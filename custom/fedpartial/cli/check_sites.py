@@ -21,7 +21,10 @@ DEFAULT_PRESET = "abdomen"
 def open_target(
     given: Path, preset: Preset, progress: Callable[[int, int], None]
 ) -> tuple[list[SiteConfig], list[ConfigError]]:
-    """The sites, each once, and what is wrong with their files. ConfigError where there is no site file at all."""
+    """The sites, each once, and what is wrong with their files. ConfigError where there is no site file at all.
+
+    progress(cases written, cases in all): of a phantom that is made for the first time.
+    """
     if str(given).startswith(PHANTOM):
         return [_phantom(str(given).removeprefix(PHANTOM), progress)], []
     files = _site_files(given.expanduser()) if given.expanduser().is_dir() else [given]
