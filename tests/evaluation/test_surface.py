@@ -8,7 +8,8 @@ import pytest
 from fedpartial.evaluation import surface
 from fedpartial.evaluation.colours import colour
 from fedpartial.evaluation.prediction_picture import prediction_picture
-from fedpartial.evaluation.surface import axis_marks, cast, frame_around, smoothed, surface_picture
+from fedpartial.evaluation.rays import LIGHT, cast
+from fedpartial.evaluation.surface import axis_marks, frame_around, smoothed, surface_picture
 from fedpartial.presets import ABDOMEN
 
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -91,7 +92,7 @@ def test_depth_and_normals_are_those_of_the_ball(spacing):
     assert np.abs(sheet.depth[hit] - centre[2] - expected)[inner].max() < 2.0
     assert hit.sum() * frame.pixel_mm**2 == pytest.approx(np.pi * 30**2, rel=0.05)
     normal = np.column_stack([sideways, expected]) / 30
-    light = surface.LIGHT / np.linalg.norm(surface.LIGHT)
+    light = LIGHT / np.linalg.norm(LIGHT)
     assert np.abs(sheet.diffuse[hit] - np.clip(normal @ light, 0, 1))[inner].mean() < 0.05
 
 
