@@ -39,7 +39,8 @@ def inference_config(source: Source, example: Example | None) -> dict:
         "inferer": _inferer(preset, batch),
         "postprocessing": {"_target_": "Compose", "transforms": _postprocessing()},
         "saver": _saver(),
-        "segment": "$lambda case: @postprocessing({**case, 'pred': @inferer(case['image'][None], @network)[0]})",
+        "scores": "$torch.no_grad()(lambda image: @inferer(image[None], @network)[0])",
+        "segment": "$lambda case: @postprocessing({**case, 'pred': @scores(case['image'])})",
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$[@saver(@segment(case)) and None for case in @dataset]"],
     }
@@ -48,7 +49,7 @@ def inference_config(source: Source, example: Example | None) -> dict:
 def _network(source: Source) -> dict:
     if not source.is_dynunet:
         program = f"$torch.jit.load(@bundle_root + '/{PROGRAM}', map_location=@device)"
-        return {"network_def": program, "network": "$@network_def.to(@device).eval().requires_grad_(False)"}
+        return {"network_def": program, "network": "$@network_def.to(@device).eval()"}
     config = source.preset.network
     load = f"torch.load(@bundle_root + '/{WEIGHTS}', map_location='cpu', weights_only=True)"
     return {
@@ -63,7 +64,7 @@ def _network(source: Source) -> dict:
             "filters": list(config.filters),
         },
         "weights": f"$@network_def.load_state_dict({load})",
-        "network": "$(@weights, @network_def.to(@device).eval().requires_grad_(False))[1]",
+        "network": "$(@weights, @network_def.to(@device).eval())[1]",
     }
 
 

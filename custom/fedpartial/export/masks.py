@@ -51,7 +51,7 @@ class Checked:
     def compare(self, exported: Exported) -> Masks:
         """The label map that what was exported gives for the image, against the expected one."""
         found = self._labels(exported)
-        foreground = int((found > 0) | (self.expected > 0).sum())
+        foreground = int(((found > 0) | (self.expected > 0)).sum())
         return Masks(num_different=int((found != self.expected).sum()), num_foreground=foreground)
 
     def _labels(self, exported: Exported) -> np.ndarray:
