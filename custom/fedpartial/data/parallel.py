@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fedpartial.data.geometry import Slab, inside, slab_rows
 
+CACHED_VOXELS = 2**18
+"""Of a slab: the values of all its classes fit into a processor's cache, which makes them twice as fast."""
 PARALLEL = 1e-4
 """Source voxels by which a line of the target may drift across the whole grid."""
 
@@ -36,7 +38,7 @@ def resample_parallel(
     ordered = array.float().permute(0, *(1 + a for a in axes))
     points = [_points(matrix[a], target, n) for target, (a, n) in enumerate(zip(axes, shape, strict=True))]
     found = [inside(p, n).to(array.device) for p, n in zip(points, ordered.shape[1:], strict=True)]
-    for start, stop in slab_rows(shape):
+    for start, stop in slab_rows(shape, max(1, CACHED_VOXELS // max(1, shape[1] * shape[2]))):
         rows = [points[0][start:stop], *points[1:]]
         values = ordered
         for axis, along in enumerate(rows):
@@ -51,6 +53,9 @@ def _points(line: np.ndarray, axis: int, size: int) -> Tensor:
 
 def _between(values: Tensor, points: Tensor, axis: int) -> Tensor:
     """Values at ``points`` (n,) of an axis, those of the edge beyond it."""
+    if axis == values.ndim - 1:
+        # Whole rows are gathered several times faster than single numbers.
+        return _between(values.transpose(-1, -2).contiguous(), points, axis - 1).transpose(-1, -2)
     size = values.shape[axis]
     points = points.clamp(0, size - 1)
     first = points.long()

@@ -147,7 +147,7 @@ def _resample_array(volume: Volume, grid: Grid, mode: str, dtype: type) -> np.nd
 
 def highest(scores: Tensor) -> Tensor:
     """The channel with the highest score at each voxel: (C h W D) -> (h W D)."""
-    return scores.argmax(dim=0)
+    return scores.max(dim=0).indices  # as argmax, which takes six times as long along the first of many axes
 
 
 def restore_logits(
