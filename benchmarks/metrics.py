@@ -4,7 +4,8 @@
     python benchmarks/metrics.py --shape 512 512 130 --repeats 5 --scaling
 
 Each repetition scores the same label maps (eight organs and lesions as ellipsoids with a wavy border) in both ways, one
-after the other, in CPU seconds. MONAI is called as its users do: per class a one-hot mask of the whole volume, with its own cropping.
+after the other, in CPU seconds. MONAI is called as its users do: per class a mask of the whole volume, with its own
+cropping.
 ``near``: every structure close to its reference. ``specks``: also a few voxels of each class far away. One process,
 one thread. The times here are those of score_case, Dice and leakage included; MONAI's are of its two functions alone,
 on whole masks, and on masks that somebody has cropped to both structures before ("monai_cropped").

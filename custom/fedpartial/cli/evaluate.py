@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedpartial.cli.check_cases import default_workers
 from fedpartial.cli.refused import Refused
 from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.data.datalist import SPLITS
@@ -82,7 +82,7 @@ def evaluate(request: Request, reply: Reply) -> int:
     faults += found
     _refuse_nothing(tasks, faults, unscored, request)
     reply.fail(*shortened(faults))
-    scored, broken = _score(tasks, request.workers or os.cpu_count() or 1, reply)
+    scored, broken = _score(tasks, request.workers or default_workers(), reply)
     if not scored:
         return USER_ERROR
     evaluation = Evaluation(

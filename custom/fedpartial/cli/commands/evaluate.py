@@ -42,7 +42,9 @@ def evaluate(
         bool | None, typer.Option("--merge-lesions/--no-merge-lesions", help=MERGE_HELP, show_default=False)
     ] = None,
     preset: Annotated[str | None, typer.Option(help=PRESET_HELP, autocompletion=preset_names)] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cases scored at a time; by default one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cases scored at a time; by default one per core, as memory allows.")
+    ] = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an evaluation, and predictions made otherwise.")] = (
         False
