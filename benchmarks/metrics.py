@@ -130,6 +130,7 @@ def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[i
     """Seconds of ``fedpartial evaluate``'s scoring for that many cases as files, by the number of processes."""
     import nibabel
 
+    from fedpartial.evaluation.comparable import comparable
     from fedpartial.evaluation.scored_case import ScoreTask, score_files
     from fedpartial.evaluation.side_by_side import in_processes
 
@@ -138,8 +139,10 @@ def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[i
         for volume, file in zip(maps, files, strict=True):
             nibabel.save(nibabel.Nifti1Image(volume, np.diag([*SPACING_MM, 1])), file)
         table = SPACE.table(dict(enumerate(SPACE.classes, start=1)), where="benchmark")
-        options = {"space": SPACE, "prediction_table": table, "reference_table": table}
-        task = ScoreTask(prediction=files[0], reference=files[1], labelled=SPACE.classes, **options)
+        known = comparable(SPACE, SPACE.labelled_mask(SPACE.classes), SPACE.classes, "auto")
+        tables = {"prediction_table": table, "reference_table": table}
+        place = {"name": "case", "site": "here", "split": "testing", "image": files[1]}
+        task = ScoreTask(**place, **tables, prediction=files[0], reference=files[1], space=SPACE, comparable=known)
         for number in workers:
             start = time.perf_counter()
             done = list(in_processes(score_files, [task] * cases, number))

@@ -26,7 +26,7 @@ def in_processes(
     if workers <= 1:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_ctrl_c_to_the_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_silently)
     try:
         positions = {pool.submit(function, task): number for number, task in enumerate(tasks)}
         for future in as_completed(positions):
@@ -43,5 +43,6 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_silently() -> None:
+    """Ctrl-C reaches every process of the terminal: workers end at once, and only the command itself says so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
