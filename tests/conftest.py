@@ -12,7 +12,8 @@ import pytest
 
 FAST = "not slow and not poc and not gpu"
 
-sys.path.insert(0, str(Path(__file__).parent / "data"))  # tiny_hospital
+for folder in ("data", "datasets"):  # tiny_hospital, layouts
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedpartial.inference.models import load_network
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state, canonical_tensors, load_canonical
+from fedpartial.networks.known_classes import KnownClasses
 from fedpartial.presets import NetworkConfig, Preset, UniversalConfig
 from fedpartial.training.model_file import ModelInfo, load_model
 
@@ -54,7 +55,8 @@ class Source:
 
     @property
     def is_dynunet(self) -> bool:
-        return isinstance(self.preset.network, NetworkConfig)
+        """Whether it is MONAI's DynUNet and nothing around it."""
+        return isinstance(self.preset.network, NetworkConfig) and not isinstance(self.network, KnownClasses)
 
     @property
     def multiple(self) -> tuple[int, ...]:
@@ -82,6 +84,9 @@ class Source:
 
 def inference_network(network: nn.Module, preset: Preset) -> nn.Module:
     """The network without the heads that only training uses: DynUNet's deep supervision."""
+    if isinstance(network, KnownClasses):
+        network.network = inference_network(network.network, preset)
+        return network.cpu().eval()
     config = preset.network
     if isinstance(config, NetworkConfig) and config.deep_supervision_heads:
         plain = replace(preset, network=replace(config, deep_supervision_heads=0))

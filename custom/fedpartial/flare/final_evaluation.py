@@ -183,8 +183,8 @@ class FinalEvaluation(SiteTasks):
         self._note_gone()
         self.report.select_local()
         for name, weights in models.items():
-            file = f"{name.replace(' ', '_')}.safetensors"
-            self.persistor.write(file, weights, self.recorder.history.num_rounds, None, fl_ctx)
+            file, site = f"{name.replace(' ', '_')}.safetensors", name.removeprefix(LOCAL)
+            self.persistor.write(file, weights, self.recorder.history.num_rounds, None, fl_ctx, site)
         self._write_report(root, models, abort_signal, fl_ctx)
 
     def _note_gone(self) -> None:

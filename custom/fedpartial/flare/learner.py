@@ -219,7 +219,8 @@ class SiteLearner(Learner):
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
     def _write_local_model(self, session: SiteSession) -> None:
-        info = model_info(session.plan, min(self._round + 1, session.plan.num_rounds))
+        own = self._facts(session)[ANNOTATED] if self.start_from == "local" else None
+        info = model_info(session.plan, min(self._round + 1, session.plan.num_rounds), annotated=own)
         save_model(self.root / LOCAL_MODEL, to_arrays(session.trainer.local_weights()), info)
 
     def _costs(self, task: Shareable) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +56,8 @@ class GlobalModelFile(ModelPersistor):
         self.start_from, self.plan_id, self.generator_id = start_from, plan_id, generator_id
         self._resumed: RunState | None = None
         self._looked = False
+        self._start_annotated: Collection[str] | None = ()
+        self.history: RunHistory | None = None  # the recorder's
 
     def resumed(self, fl_ctx: FLContext) -> RunState | None:
         """The state this job started with, or None; ConfigError when it does not fit the job."""
@@ -82,7 +84,8 @@ class GlobalModelFile(ModelPersistor):
                 self.write(self._shared_file(fl_ctx), weights, state.rounds, None, fl_ctx)
             self.log_info(fl_ctx, f"continues after round {state.rounds} of {plan.num_rounds}")
         elif self.start_from:
-            start, _ = read_own(load_model, self._start_file(fl_ctx))
+            start, info = read_own(load_model, self._start_file(fl_ctx))
+            self._start_annotated = info.annotated
             if plan.private_heads:  # of a model with other heads the trunk is enough
                 start = {name: value for name, value in start.items() if name in weights}
             check_fits(Path(self.start_from), start, weights)
@@ -133,10 +136,22 @@ class GlobalModelFile(ModelPersistor):
         save_run_state(Path(job_root(fl_ctx)) / RUN_STATE, state)
 
     def write(
-        self, name: str, weights: Mapping[str, np.ndarray], rounds: int, val_dice: float | None, fl_ctx: FLContext
+        self,
+        name: str,
+        weights: Mapping[str, np.ndarray],
+        rounds: int,
+        val_dice: float | None,
+        fl_ctx: FLContext,
+        site: str | None = None,
     ) -> Path:
-        """Write one model file of this job atomically."""
+        """Write one model file of this job atomically; ``site``: it is that site's own model."""
         path = Path(job_root(fl_ctx)) / name
         plan = plan_of_server(fl_ctx, self.plan_id).plan
-        save_model(path, weights, model_info(plan, rounds, val_dice, classes=universal_classes(weights) or None))
+        classes, annotated = universal_classes(weights) or None, self._annotated(site)
+        save_model(path, weights, model_info(plan, rounds, val_dice, classes=classes, annotated=annotated))
         return path
+
+    def _annotated(self, site: str | None) -> set[str] | None:
+        """Classes that the model was taught, in this run and in what it started from; None where that is not known."""
+        now = self.history.annotated(site) if self.history else None
+        return None if now is None or self._start_annotated is None else now.union(self._start_annotated)

@@ -64,6 +64,7 @@ class RunRecorder(Widget):
         plan = plan_of_server(fl_ctx, self.plan_id).plan
         self.persistor = fl_ctx.get_engine().get_component(self.persistor_id)
         self.history = self._first_history(plan, fl_ctx)
+        self.persistor.history = self.history
         self.exchange = ExchangeWatch(plan, self.history, standalone=self.persistor.standalone(fl_ctx))
         self.progress = ProgressFile(Path(job_root(fl_ctx)))
         self.num_sites = len(fl_ctx.get_engine().get_clients())

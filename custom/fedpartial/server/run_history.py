@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from fedpartial.training.reported import ANNOTATED
+
 KEPT = ("best_dice", "best_round", "facts", "first_facts")
 SITE_FIELDS = ("loss", "val_dice", "seconds", "bytes_up", "bytes_down")
 
@@ -86,6 +88,12 @@ class RunHistory:
         self.rounds[-1].sites[site] = {**metrics, "bytes_up": bytes_up}
         self.facts[site] = {k: metrics[k] for k in ("device", "precision", "source", "setup_seconds", "num_training")}
         self.first_facts.setdefault(site, self.facts[site])
+
+    def annotated(self, site: str | None = None) -> set[str] | None:
+        """Classes that a training case annotates, of one site or of all that have trained; None where a round of an
+        earlier version does not say."""
+        told = [sent.get(ANNOTATED) for r in self.rounds for name, sent in r.sites.items() if site in (None, name)]
+        return None if None in told else {name for names in told for name in names}
 
     def score_incoming(self) -> float | None:
         """Score of the model that the current round started from, once its sites have answered."""

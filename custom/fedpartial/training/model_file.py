@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from fedpartial.training.plan import Plan
 class ModelInfo:
     """Where a model comes from; ``round_number`` counts finished rounds, val_dice None if not scored.
 
+    annotated: classes that a training case has annotated, at any site; None where that is not known.
     recipe: of a model that a site has trained by itself, what decides it (recipe.recipe_of). training: of such a model
     its steps, seconds and last losses.
     """
@@ -31,20 +32,29 @@ class ModelInfo:
     classes: tuple[str, ...]
     round_number: int
     val_dice: float | None = None
+    annotated: tuple[str, ...] | None = None
     recipe: str = ""
     training: Mapping[str, float] | None = None
     version: str = fedpartial.__version__
 
 
 def model_info(
-    plan: Plan, round_number: int, val_dice: float | None = None, *, classes: Sequence[str] | None = None
+    plan: Plan,
+    round_number: int,
+    val_dice: float | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    annotated: Collection[str] | None = None,
 ) -> ModelInfo:
-    """classes: foreground classes of the network, where they are not all of the label space."""
+    """classes: foreground classes of the network, where they are not all of the label space. annotated: those that
+    some training case annotates."""
+    space = plan.config.label_space
     return ModelInfo(
         plan=plan.to_dict(),
-        classes=plan.config.label_space.channels if classes is None else (BACKGROUND, *classes),
+        classes=space.channels if classes is None else (BACKGROUND, *classes),
         round_number=round_number,
         val_dice=val_dice,
+        annotated=None if annotated is None else tuple(name for name in space.classes if name in annotated),
     )
 
 
@@ -60,6 +70,8 @@ def load_model(path: Path) -> tuple[dict[str, np.ndarray], ModelInfo]:
         tensors, metadata = read_tensors(path)
         info = json.loads(metadata["fedpartial"])
         info["classes"] = tuple(info["classes"])
+        if info.get("annotated") is not None:
+            info["annotated"] = tuple(info["annotated"])
         return {name: tensor.numpy() for name, tensor in tensors.items()}, ModelInfo(**info)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
