@@ -130,9 +130,9 @@ def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[i
     """Seconds of ``fedpartial evaluate``'s scoring for that many cases as files, by the number of processes."""
     import nibabel
 
+    from fedpartial.data.side_by_side import in_processes
     from fedpartial.evaluation.comparable import comparable
     from fedpartial.evaluation.scored_case import ScoreTask, score_files
-    from fedpartial.evaluation.side_by_side import in_processes
 
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.nii.gz" for name in ("prediction", "reference")]

@@ -1,4 +1,4 @@
-"""``fedpartial check`` as it is typed: tables, lists, pictures, exit codes, and nothing written among the data."""
+"""``fedpartial check`` as it is typed: tables, lists, sheets, exit codes, and nothing written among the data."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_json_has_the_numbers(liver):
     assert organ["volume_ml"]["median"] == pytest.approx((5 * 4 * 5 - 8) * 8 / 1000)
     assert [axis["median"] for axis in site["spacing_mm"]] == [2, 2, 2]
     assert site["faults"] == content["errors"] == []
-    assert content["pictures"] == {}
+    assert content["sheets"] == {}
     assert {warning["kind"] for warning in site["warnings"]} >= {"smaller than a patch"}
 
 
@@ -135,18 +135,18 @@ def test_the_servers_public_images_are_looked_at_too(folder, tmp_path):
     assert sites["liver"]["faults"] == []
 
 
-def test_pictures_never_lie_among_the_data_unasked(tmp_path, liver):
+def test_sheets_never_lie_among_the_data_unasked(tmp_path, liver):
     data = tmp_path / "data" / "liver"
     site = json.loads(liver.read_text())
     (data / "liver.json").write_text(json.dumps({**site, "data_root": "."}))
     result = check(data / "liver.json", drawn=1)
-    assert "--pictures" in result.stderr
+    assert "--sheet" in result.stderr
     assert not list(data.rglob("*.png"))
     sheet = tmp_path / "Bilder für alle" / "sheet.png"
-    check(data / "liver.json", "--pictures", sheet, drawn=2)
+    check(data / "liver.json", "--sheet", sheet, drawn=2)
     assert sheet.is_file()
-    assert "--force" in check(data / "liver.json", "--pictures", sheet, code=2, drawn=1).stderr
-    check(data / "liver.json", "--pictures", sheet, "--force", drawn=1)
+    assert "--force" in check(data / "liver.json", "--sheet", sheet, code=2, drawn=1).stderr
+    check(data / "liver.json", "--sheet", sheet, "--force", drawn=1)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_pictures_never_lie_among_the_data_unasked(tmp_path, liver):
         (["phantom:livr"], "livr"),
         (["{folder}/../data/liver/datalist.json"], "another JSON file"),
         (["{liver}", "--csv", "faults.txt"], ".csv"),
-        (["{liver}", "--pictures", "sheet.jpg"], ".png"),
-        (["{folder}", "--pictures", "sheet.png"], "folder"),
+        (["{liver}", "--sheet", "sheet.jpg"], ".png"),
+        (["{folder}", "--sheet", "sheet.png"], "folder"),
     ],
 )
 def test_what_is_typed_wrong_ends_in_one_line(arguments, told, folder, liver, tmp_path, monkeypatch):
@@ -189,4 +189,4 @@ def test_two_real_scans_have_no_fault(tmp_path):
     for site in content["sites"]:
         assert site["classes"][0]["volume_ml"]["median"] > 100
         assert site["intensities"][0]["smallest"] <= -1000
-        assert Path(content["pictures"][site["site"]]).is_file()
+        assert Path(content["sheets"][site["site"]]).is_file()

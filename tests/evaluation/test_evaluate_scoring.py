@@ -13,13 +13,13 @@ import pytest
 from fedpartial.data.datalist import Case
 from fedpartial.data.faults import Fault
 from fedpartial.data.label_names import embed_names
+from fedpartial.data.side_by_side import in_processes
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.comparable import comparable, with_lesions
 from fedpartial.evaluation.evaluation_record import validate_evaluation
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.prediction_files import case_names, find_prediction, named_values, read_meaning
 from fedpartial.evaluation.scored_case import ScoreTask, score_files
-from fedpartial.evaluation.side_by_side import in_processes
 from fedpartial.labels import LabelSpace, Organ
 
 SPACE = LabelSpace(organs=(Organ(name="liver", lesions=("tumor",)), Organ(name="spleen")))

@@ -23,11 +23,11 @@ from fedpartial.sites import SiteConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for. pictures: a PNG file, with several sites a folder; None is beside the site file."""
+    """What was asked for. sheet: a PNG file, with several sites a folder; None is beside the site file."""
 
     target: Path
     preset: str | None = None
-    pictures: Path | None = None
+    sheet: Path | None = None
     cases: int = 12
     csv: Path | None = None
     workers: int | None = None
@@ -40,7 +40,7 @@ def check(request: Request, reply: Reply) -> int:
     preset = choose_preset(request.preset)
     with _progress(reply, "phantom case") as written:
         sites, wrong = open_target(request.target, preset, lambda done, total: written("phantom case", total))
-    sheets = sheet_paths(request.pictures, sites, reply) if request.cases else {}
+    sheets = sheet_paths(request.sheet, sites, reply) if request.cases else {}
     _check_free(request, sheets.values())
     tasks, unlisted = _tasks(request, sites, preset)
     wrong += unlisted
@@ -52,7 +52,7 @@ def check(request: Request, reply: Reply) -> int:
     if request.csv:
         write_csv(request.csv, surveys)
         reply.say(f"every fault and warning: {request.csv}")
-    reply.add(pictures=draw_sheets(surveys, sheets, drawn, reply))
+    reply.add(sheets=draw_sheets(surveys, sheets, drawn, reply))
     return _end(surveys, wrong, request, reply)
 
 
@@ -108,7 +108,7 @@ def _check_free(request: Request, sheets: Iterable[Path]) -> None:
     if request.csv and request.csv.suffix != ".csv":
         raise wrong_option("--csv", request.csv, "a file name with .csv", "Correct the ending.")
     named = [("--csv", request.csv)] if request.csv else []
-    named += [("--pictures", path) for path in sheets] if request.pictures else []
+    named += [("--sheet", path) for path in sheets] if request.sheet else []
     for option, path in named:
         if path.exists() and not request.force:
             raise wrong_option(option, path, "a new file", "Choose another name, or give --force to replace it.")

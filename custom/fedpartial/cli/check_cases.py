@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedpartial.cli.simulator import available_bytes
 from fedpartial.data.datalist import Case
 from fedpartial.data.integrity import Inspected
+from fedpartial.data.side_by_side import in_processes
 from fedpartial.data.survey import CaseSurvey, class_names, survey_case
-from fedpartial.errors import ConfigError
 from fedpartial.evaluation.case_sheet import Panel, cut_panel
 from fedpartial.presets import Preset
 from fedpartial.sites import SiteConfig
@@ -57,36 +54,13 @@ def default_workers() -> int:
 def examine_all(tasks: Sequence[Task], workers: int, progress: Callable[[str], None]) -> list[Examined]:
     """All cases in the order given; ``progress(file name)`` is called after each. One worker is this process.
 
-    Raises ConfigError where a worker was ended from outside, for which a full memory is the usual reason.
+    Raises ConfigError where a worker was killed, for which a full memory is the usual reason.
     """
     found: dict[int, Examined] = {}
-    for index, examined in _examined(tasks, min(workers, len(tasks))):
+    for index, examined in in_processes(examine, tasks, workers):
         found[index] = examined
         progress(tasks[index].case.image.name)
     return [found[index] for index in range(len(tasks))]
-
-
-def _examined(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Examined]]:
-    if workers <= 1:
-        yield from ((index, examine(task)) for index, task in enumerate(tasks))
-        return
-    pool = ProcessPoolExecutor(workers, initializer=_end_silently)
-    try:
-        futures = {pool.submit(examine, task): index for index, task in enumerate(tasks)}
-        for future in as_completed(futures):
-            yield futures.pop(future), future.result()
-    except BrokenProcessPool as error:
-        got, expected = f"{workers}, of which one was ended from outside", "as many as fit into memory"
-        remedy = "Use fewer, --workers 1 for the largest scans."
-        where = "fedpartial check"
-        raise ConfigError(where=where, field="--workers", got=got, expected=expected, remedy=remedy) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_silently() -> None:
-    """Ctrl-C reaches every process of the terminal: workers end at once, and only the command itself says so."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sheet_classes(site: SiteConfig) -> dict[str, int]:

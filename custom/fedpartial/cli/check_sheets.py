@@ -26,13 +26,13 @@ def sheet_paths(given: Path | None, sites: Sequence[SiteConfig], reply: Reply) -
         paths = {site.name: _beside(site) for site in sites}
         homeless = [name for name, path in paths.items() if not _is_free(path, sites)]
         if homeless:
-            reply.warn(f"no pictures of {', '.join(homeless)}: nothing is written among data; name a place, --pictures")
+            reply.warn(f"no sheet of {', '.join(homeless)}: nothing is written among data; name a place, --sheet")
         return {name: path for name, path in paths.items() if name not in homeless}
     if given.suffix == ".png" and len(sites) > 1:
         expected, remedy = f"a folder, for {len(sites)} sheets", "Leave out the .png."
-        raise wrong_option("--pictures", given, expected, remedy)
+        raise wrong_option("--sheet", given, expected, remedy)
     if given.suffix not in ("", ".png"):
-        raise wrong_option("--pictures", given, "a file name with .png, or a folder", "Correct the ending.")
+        raise wrong_option("--sheet", given, "a file name with .png, or a folder", "Correct the ending.")
     single = given.suffix == ".png"
     return {s.name: given if single else given / SHEET.format(site=s.name) for s in sites}
 
@@ -61,7 +61,7 @@ def _draw(site: SiteConfig, path: Path, drawn: Sequence[Examined], reply: Reply)
     panels = [examined.panel for examined in drawn]
     title = f"site {site.name}: {plural(len(panels), 'case')}, the largest structure of each"
     path.write_bytes(case_sheet(panels, sheet_classes(site), title=title))
-    reply.say(f"pictures: {path}")
+    reply.say(f"sheet: {path}")
     return path
 
 

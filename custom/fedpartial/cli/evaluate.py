@@ -12,6 +12,7 @@ from fedpartial.cli.refused import Refused
 from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.data.datalist import SPLITS
 from fedpartial.data.faults import Fault
+from fedpartial.data.side_by_side import in_processes
 from fedpartial.errors import ConfigError, needs_space
 from fedpartial.evaluation.evaluation_files import JSON, EvaluationPaths, write_evaluation
 from fedpartial.evaluation.evaluation_pictures import draw_cases
@@ -31,7 +32,6 @@ from fedpartial.evaluation.scoring_plan import (
     plan_scoring,
     without_classes,
 )
-from fedpartial.evaluation.side_by_side import in_processes
 from fedpartial.phantom import PHANTOM_SITES, ensure_phantom
 from fedpartial.presets import PRESETS, get_preset
 from fedpartial.sites import SiteConfig, phantom_site, read_site_file

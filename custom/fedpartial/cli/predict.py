@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedpartial import __version__
 from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
+from fedpartial.data.file_names import LABELS, SUFFIXES, stem_of
 from fedpartial.errors import ConfigError, DataFaults
 
 if TYPE_CHECKING:
@@ -120,16 +121,11 @@ def fusion_text(fusion: Fusion) -> str:
 
 def target_path(image: Path, out: Path, *, several: bool) -> Path:
     """Where the label map of ``image`` goes."""
-    from fedpartial.inference.predictor import LABELS, SUFFIXES
-
-    suffix = next((s for s in SUFFIXES if image.name.endswith(s)), "")
-    return out if is_file(out, several=several) else out / f"{image.name.removesuffix(suffix)}{LABELS}.nii.gz"
+    return out if is_file(out, several=several) else out / f"{stem_of(image.name)}{LABELS}.nii.gz"
 
 
 def is_file(out: Path, *, several: bool) -> bool:
     """Whether --out names the label map itself."""
-    from fedpartial.inference.predictor import SUFFIXES
-
     return out.name.endswith(SUFFIXES) and not several and not out.is_dir()
 
 

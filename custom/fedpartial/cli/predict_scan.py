@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from fedpartial.cli.reply import Reply
+from fedpartial.data.file_names import LABELS, stem_of
 from fedpartial.data.preprocess import Volume
 from fedpartial.errors import ConfigError
 from fedpartial.inference.inputs import Scan
 from fedpartial.inference.journal import Done, Journal
 from fedpartial.inference.label_file import replacing, save_colours, save_image, save_label
-from fedpartial.inference.predictor import LABELS, Predictor, class_path
+from fedpartial.inference.predictor import Predictor, class_path
 from fedpartial.inference.volumes import VOLUMES, save_volumes, volumes_ml
 
 LABEL_FILES, IMAGE, PICTURE = "labels", "image", "picture"
@@ -159,7 +160,7 @@ def _read(paths: Iterable[Path], job: Job) -> np.ndarray:
 def _extras(scan: Scan, volume: Volume, label: np.ndarray, target: Path, kinds: set, job: Job) -> dict[str, list[str]]:
     """Image and picture beside the label map, as far as they are in ``kinds``; names of the files."""
     files = {}
-    stem = target.name.removesuffix(".nii.gz").removesuffix(".nii")
+    stem = stem_of(target.name)
     if IMAGE in kinds:
         name = f"{scan.name}.nii.gz" if job.journal else f"{stem}_image.nii.gz"
         save_image(volume, target.with_name(name))

@@ -26,8 +26,8 @@ def off_grid(label_path: Path, label: Volume, image_path: Path, image: Volume) -
         kind, remedy = (
             "label without a header of its own",
             (
-                "It says 1 mm and no orientation, as that of LiTS case 53 does. If a viewer shows that its voxels are the"
-                f" image's one by one, save it with the affine of {image_path.name}; else leave the case out."
+                "It says 1 mm and no orientation, as that of LiTS case 53 does. If a viewer shows that its voxels are"
+                f" the image's one by one, save it with the affine of {image_path.name}; else leave the case out."
             ),
         )
     got, expected = f"a grid up to {distance:.3g} mm away", f"the image's, within {_tolerance_mm(image):.2g} mm"

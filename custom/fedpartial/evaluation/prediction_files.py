@@ -7,18 +7,17 @@ from pathlib import Path
 
 from fedpartial.data.datalist import Case
 from fedpartial.data.faults import Fault, data_fault
+from fedpartial.data.file_names import LABELS, SUFFIXES, stem_of
 from fedpartial.data.label_names import read_facts
 from fedpartial.errors import ConfigError
 from fedpartial.labels import BACKGROUND
 
-SUFFIXES = (".nii.gz", ".nii")
 LABELS_OPTION = "--prediction-labels"
 
 
 def case_name(image: Path) -> str:
     """The image's file name without .nii.gz."""
-    suffix = next((suffix for suffix in SUFFIXES if image.name.endswith(suffix)), "")
-    return image.name.removesuffix(suffix)
+    return stem_of(image.name)
 
 
 def case_names(cases: Sequence[Case]) -> list[str]:
@@ -35,7 +34,7 @@ def case_names(cases: Sequence[Case]) -> list[str]:
 def candidates(case: Case, name: str) -> list[str]:
     """File names under which a case's prediction may lie, the first that exists is taken."""
     plain = name == case_name(case.image)
-    stems = [f"{name}_labels", name, case_name(case.label) if plain else case.image.parent.name]
+    stems = [f"{name}{LABELS}", name, case_name(case.label) if plain else case.image.parent.name]
     return [f"{stem}{suffix}" for stem in dict.fromkeys(stems) for suffix in SUFFIXES]
 
 

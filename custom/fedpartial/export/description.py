@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedpartial.export.source import Example, Source, origin
+from fedpartial.inference.models import known_channels
 from fedpartial.labels import BACKGROUND
 
 SCHEMA_VERSION = 1
@@ -54,5 +55,4 @@ def open_shape(source: Source, example: Example) -> dict:
 def known_classes(source: Source) -> Sequence[str]:
     """Classes that the network can answer, with background; those it has no head for never win."""
     channels = source.preset.label_space.channels
-    heads = getattr(source.network, "head_channels", ()) or range(1, len(channels))
-    return [BACKGROUND, *(channels[channel] for channel in sorted(heads))]
+    return [BACKGROUND, *(channels[channel] for channel in known_channels(source.network, source.preset))]

@@ -12,12 +12,12 @@ import numpy as np
 
 from fedpartial.data.dicom import Series, find_series, load_series
 from fedpartial.data.dicom_slices import is_dicom
+from fedpartial.data.file_names import SUFFIXES, stem_of
 from fedpartial.data.integrity import Fault, load_checked, raise_for_faults
 from fedpartial.data.label_names import read_names
 from fedpartial.data.preprocess import Volume, load_image
 from fedpartial.errors import DataFaults
 
-SUFFIXES = (".nii.gz", ".nii")
 REMEDY = "Give NIfTI files (.nii, .nii.gz), folders of them, or folders of DICOM series."
 
 
@@ -95,8 +95,7 @@ def _kind(path: Path) -> str:
 
 
 def _nifti(path: Path) -> Scan:
-    suffix = next(end for end in SUFFIXES if path.name.endswith(end))
-    return Scan(name=path.name.removesuffix(suffix), path=path)
+    return Scan(name=stem_of(path.name), path=path)
 
 
 def _nifti_in(folder: Path) -> list[Scan]:

@@ -49,6 +49,17 @@ def _of_known_classes(network: nn.Module, preset: Preset, annotated: Sequence[st
     return KnownClasses(network, [space.index(name) for name in annotated], space.num_channels)
 
 
+def known_channels(network: nn.Module, preset: Preset) -> list[int]:
+    """Channels of the classes that a network of ``load_network`` can answer, without background.
+
+    A network with one head for all classes names no head of its own.
+    """
+    named = getattr(network, "head_channels", ())
+    if named or isinstance(network, KnownClasses):
+        return sorted(named)
+    return list(range(1, preset.label_space.num_channels))
+
+
 def load_personal(global_path: Path, local_path: Path) -> tuple[Personalised, Preset]:
     """The network of personalised inference from two files, and its preset; ConfigError for models that do not fit."""
     if local_path.exists() and global_path.exists() and local_path.samefile(global_path):

@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedpartial.data.file_names import LABELS, stem_of, suffix_of
 from fedpartial.data.geometry import Grid
 from fedpartial.data.preprocess import Volume, preprocess_image
 from fedpartial.errors import ConfigError
-from fedpartial.inference.models import load_network, load_personal
+from fedpartial.inference.models import known_channels, load_network, load_personal
 from fedpartial.inference.restoring import restore_rows
 from fedpartial.inference.sliding import Progress, longest_axis, sliding_scores
 from fedpartial.networks.assembled import AssembledNetwork
 from fedpartial.networks.fusion import Decide, Fusion
 from fedpartial.networks.personal import Personalised, decide_personal, lesions_in_organs
 from fedpartial.training.precision import select_precision
-
-SUFFIXES = (".nii.gz", ".nii")
-LABELS = "_labels"
 
 
 class Predictor:
@@ -74,7 +72,7 @@ class Predictor:
         network = self.network
         if isinstance(network, Personalised):
             return sorted({*network.own, *network.global_.head_channels})
-        return sorted(getattr(network, "head_channels", range(1, self.preset.label_space.num_channels)))
+        return known_channels(network, self.preset)
 
     def segment(self, volume: Volume, progress: Progress | None = None) -> np.ndarray:
         """Labels (H W D), uint8 channels, on the grid of ``volume`` (HU), or with "per-head" masks (C H W D), 0 empty.
@@ -95,10 +93,9 @@ class Predictor:
 
 def class_path(out: Path, name: str) -> Path:
     """The file of one class beside ``out``: ct_labels.nii.gz -> ct_liver_labels.nii.gz, a.nii -> a_liver.nii."""
-    suffix = next((s for s in SUFFIXES if out.name.endswith(s)), "")
-    stem = out.name.removesuffix(suffix)
+    stem = stem_of(out.name)
     end = LABELS if stem.endswith(LABELS) else ""
-    return out.with_name(f"{stem.removesuffix(end)}_{name}{end}{suffix}")
+    return out.with_name(f"{stem.removesuffix(end)}_{name}{end}{suffix_of(out.name)}")
 
 
 def _wrong(where: object, field: str, got: object, expected: str, remedy: str) -> ConfigError:

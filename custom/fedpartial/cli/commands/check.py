@@ -14,18 +14,20 @@ from fedpartial.cli.reply import Reply, answer
 EXAMPLES = examples(
     "check my_sites/liver.json",
     "check my_sites/ --preset psmos --csv faults.csv",
-    "check my_sites/liver.json --cases 24 --pictures liver.png",
+    "check my_sites/liver.json --cases 24 --sheet liver.png",
     "check phantom:liver",
 )
 SITE_HELP = "A site file, a folder of them, or phantom:NAME."
 PRESET_HELP = "Preset that will be trained with; by default abdomen."
-PICTURES_HELP = "PNG file, for several sites a folder; by default <site>_check.png beside the site file."
+SHEET_HELP = (
+    "Slices of the drawn cases: PNG file, for several sites a folder; by default <site>_check.png beside the site file."
+)
 
 
 def check(
     site: Annotated[Path, typer.Argument(metavar="SITE", help=SITE_HELP)],
     preset: Annotated[str | None, typer.Option(help=PRESET_HELP, autocompletion=preset_names)] = None,
-    pictures: Annotated[Path | None, typer.Option(metavar="PNG", help=PICTURES_HELP)] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG|DIR", help=SHEET_HELP)] = None,
     cases: Annotated[int, typer.Option(min=0, help="Random cases of each site to draw; 0 draws none.")] = 12,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="List of all faults and warnings.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cases read at a time; by default one per core.")] = None,
@@ -46,7 +48,7 @@ def check(
         request = Request(
             target=site,
             preset=preset,
-            pictures=pictures,
+            sheet=sheet,
             cases=cases,
             csv=csv,
             workers=workers,

@@ -37,7 +37,7 @@ def in_processes(
             field="processes",
             got=workers,
             expected="as many as fit into memory: one of them was killed",
-            remedy="Give a smaller number.",
+            remedy="Give a smaller number, 1 for the largest scans.",
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
