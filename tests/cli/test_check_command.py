@@ -105,6 +105,7 @@ def test_one_scan_in_two_splits_is_a_fault(liver, tmp_path):
     assert [fault["field"] for fault in site["faults"]] == ["validation[0].image"]
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same(folder):
     assert as_json(folder, workers=2) == as_json(folder)
 

@@ -21,12 +21,14 @@ TINY_MENU = replace(TINY, name="tiny_menu", patch=(8, 8, 8), network=MenuConfig(
 TINY_UNIVERSAL = replace(SMALL, name="tiny_universal")
 PRESETS = (TINY_MENU, TINY_UNIVERSAL)
 KINDS = ("dynunet", "supervised", "joint", "heads", "menu", "universal")
+TAUGHT = ("liver", "pancreas", "kidney")
+"""Classes that somebody annotated, where a model file is to say so."""
 
 
-def write_kind(kind: str, folder: Path) -> Path:
+def write_kind(kind: str, folder: Path, annotated: tuple[str, ...] | None = None) -> Path:
     """A model file of that kind with seeded weights; needs the fixture ``kinds``."""
     path = folder / f"{kind}.safetensors"
-    save_model(path, _weights(kind), model_info(_plan(kind), 2, 0.5))
+    save_model(path, _weights(kind), model_info(_plan(kind), 2, 0.5, annotated=annotated))
     return path
 
 

@@ -9,14 +9,14 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from exported_networks import KINDS, TINY_HEADS, write_kind
+from exported_networks import KINDS, TAUGHT, TINY_HEADS, write_kind
 
 from fedpartial.errors import ConfigError
 from fedpartial.export import formats
 from fedpartial.export.bundle import CONFIG, METADATA, SCHEMA
 from fedpartial.export.bundle_metadata import metadata_schema
 from fedpartial.export.exporting import EVERY, check_out, export_model, write_description
-from fedpartial.export.source import Source, quiet
+from fedpartial.export.source import Source, quiet, random_image
 from fedpartial.export.verification import TOLERANCE, Reference
 
 
@@ -73,6 +73,21 @@ def test_a_bundle_of_a_dynunet_is_monais_own_network(kinds, tmp_path):
     assert "Not a medical device" in (found.path / "LICENSE").read_text("utf-8")
 
 
+def test_classes_that_nobody_annotated_never_win_in_a_bundle(kinds, tmp_path):
+    """MONAI's DynUNet alone would answer them: the bundle brings the program of network and background together."""
+    source = Source(write_kind("dynunet", tmp_path, annotated=TAUGHT))
+    found = export_model(source, Reference(source), EVERY["bundle"], tmp_path / "out")
+    assert (found.problem, found.batch) == (None, "any")
+    image = random_image(1, source.preset.patch)
+    won = set(EVERY["bundle"].load(found.path)(image).argmax(1).unique().tolist())
+    taught = {source.preset.label_space.index(name) for name in TAUGHT}
+    assert won - {0}
+    assert won <= {0, *taught}
+    assert set(source.network.network(image).argmax(1).unique().tolist()) - {0, *taught}, "without it others win"
+    metadata = json.loads((found.path / METADATA).read_text("utf-8"))
+    assert metadata["fedpartial"]["output"]["known"] == ["background", *TAUGHT]
+
+
 def test_the_schema_refuses_metadata_without_the_shape_of_its_tensors():
     with pytest.raises(jsonschema.ValidationError, match="'authors' is a required property"):
         jsonschema.validate({"schema": "", "version": ""}, {**metadata_schema(), "required": ["authors"]})
@@ -102,12 +117,13 @@ def test_missing_packages_are_named_together(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_network_in_every_format(kinds, kind, tmp_path):
-    source = Source(write_kind(kind, tmp_path))
+@pytest.mark.parametrize(("kind", "annotated"), [(kind, TAUGHT if kind == "dynunet" else None) for kind in KINDS])
+def test_every_network_in_every_format(kinds, kind, annotated, tmp_path):
+    """With deep supervision a model is exported as a plain DynUNet; the plain one stands here for untaught classes."""
+    source = Source(write_kind(kind, tmp_path, annotated))
     reference = Reference(source)
     found = [export_model(source, reference, given, tmp_path / "out") for given in EVERY.values()]
-    assert [one.problem for one in found] == [None] * 4
+    assert [(one.problem, one.batch) for one in found] == [(None, "any")] * 4
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "bundle",
         "model.onnx",

@@ -60,6 +60,15 @@ def test_the_labels_are_those_of_the_evaluation_in_training(assembled, image):
     assert (found != expected).mean() < 2e-3, "ties only"
 
 
+def test_a_class_that_nobody_annotated_is_no_class_of_the_model(model, image):
+    """Its network says spleen everywhere; with nobody's spleen behind it, that is background."""
+    weights, _ = load_model(model)
+    save_model(model, weights, model_info(tiny_plan(), 2, annotated={"liver", "liver_tumor", "kidney"}))
+    predictor = Predictor(model, device="cpu")
+    assert list(predictor.names.values()) == ["liver", "liver_tumor", "kidney"]
+    assert not predictor.segment(load_image(image)).any()
+
+
 def test_progress_ends_with_all_windows(model, image):
     seen = []
     Predictor(model, device="cpu").segment(load_image(image), lambda *done: seen.append(done))

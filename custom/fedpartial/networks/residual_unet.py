@@ -57,7 +57,8 @@ def scores(odds: Sequence[Tensor], channels: Sequence[int], num_channels: int) -
 
     Its argmax is the default fusion: the class with the highest log-odds, background where none is positive.
     """
-    result = odds[0].new_full((len(odds[0]), num_channels, *odds[0].shape[1:]), ABSENT)
+    # shape, not len(): a program made by tracing would keep the number of images for ever.
+    result = odds[0].new_full((odds[0].shape[0], num_channels, *odds[0].shape[1:]), ABSENT)
     result[:, 0] = 0.0
     for channel, values in zip(channels, odds, strict=True):
         result[:, channel] = values

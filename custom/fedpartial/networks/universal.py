@@ -84,7 +84,7 @@ class UniversalNetwork(nn.Module):
         A loop over classes of batched products takes half the time of one grouped convolution on a CPU, and its
         operations do not depend on the other classes.
         """
-        meaning = self.reduction(vector[None]).expand(len(summary), -1)
+        meaning = self.reduction(vector[None]).expand(summary.shape[0], -1)
         made = self.controller(torch.cat([summary, meaning], dim=1)).split(self.sizes, dim=1)
         hidden = _layer(features, made[0], made[3]).relu_()
         hidden = _layer(hidden, made[1], made[4]).relu_()
