@@ -13,8 +13,12 @@ from small_hospitals import write_hospitals
 from tiny_hospital import write_case
 from typer.testing import CliRunner
 
+from federation import tiny_plan
 from fedpartial.cli.main import app
 from fedpartial.data.label_names import embed_names
+from fedpartial.networks.build import build_network
+from fedpartial.networks.canonical import canonical_state
+from fedpartial.training.model_file import model_info, save_model
 
 NAMES = {1: "liver", 2: "liver_tumor", 3: "spleen"}
 
@@ -196,6 +200,25 @@ def test_an_evaluation_is_replaced_only_when_asked_for(liver, labels, tmp_path):
     evaluate(*given)
     assert "--force" in evaluate(*given, code=2).stderr
     evaluate(*given, "--force")
+
+
+def test_a_class_that_the_model_was_never_taught_is_left_out_and_said(tiny, liver, tmp_path):
+    """Predictions and evaluation of a model file with annotated classes: the spleen is the reference's alone."""
+    site = json.loads(liver.read_text())
+    liver.write_text(json.dumps({**site, "labels": {"1": "liver", "2": "spleen"}}))
+    weights = {name: tensor.numpy() for name, tensor in canonical_state(build_network(tiny, seed=1)).items()}
+    model = tmp_path / "m.safetensors"
+    save_model(model, weights, model_info(tiny_plan(), 2, annotated={"liver", "kidney"}))
+    content = as_json(liver, "--model", model, "--device", "cpu", "-o", tmp_path / "scores")
+    assert list(content["classes"]) == ["liver"]
+    assert any(note.startswith("spleen: annotated in 3") for note in content["notes"])
+    with (tmp_path / "scores" / "predictions" / "volumes.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file).fieldnames) == ["name", "liver_ml", "kidney_ml"]
+    found = nibabel.load(tmp_path / "scores" / "predictions" / "a_labels.nii.gz")
+    assert set(np.unique(np.asanyarray(found.dataobj))) <= {
+        0,
+        *(tiny.label_space.index(n) for n in ("liver", "kidney")),
+    }
 
 
 def test_a_model_segments_the_cases_first_and_goes_on_where_it_was(liver, tmp_path, monkeypatch):
