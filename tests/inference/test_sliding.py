@@ -24,7 +24,7 @@ CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
 PRESET = replace(PHANTOM, patch=(12, 10, 8), overlap=0.5, inference_batch=3, spacing_mm=(1.9, 1.7, 2.2))
 CLASSES = 5
 IDENTITY = np.eye(4)
-SHAPES = {"large": (33, 22, 17), "smaller than the patch": (9, 5, 4), "one slice": (20, 1, 15)}
+SHAPES = {"large": (29, 16, 11), "smaller than the patch": (9, 5, 4), "one slice": (20, 1, 15)}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,7 @@ def scene(shape, direction=IDENTITY) -> tuple[Grid, Grid, np.ndarray]:
 
 
 @pytest.mark.parametrize("axis", range(3))
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("shape", "batch"), [*((shape, 4) for shape in SHAPES.values()), (SHAPES["large"], 1)])
 def test_the_scores_are_those_of_monais_sliding_window(network, shape, axis, batch):
     _, _, image = scene(shape)
     preset = replace(PRESET, inference_batch=batch)
