@@ -40,6 +40,12 @@ def test_a_torchscript_takes_any_batch_and_size_and_says_what_it_is(source, tmp_
     assert described["files"] == {"model.ts": {"format": "torchscript", "batch": "any", "size": found.size}}
 
 
+@pytest.mark.parametrize("kind", ["heads", "universal"])
+def test_networks_that_put_scores_together_take_any_batch_too(kinds, kind, tmp_path):
+    source = Source(write_kind(kind, tmp_path))
+    assert export_model(source, Reference(source), EVERY["torchscript"], tmp_path / "out").batch == "any"
+
+
 def test_a_file_that_differs_is_not_written(source, tmp_path):
     def load(path):
         run = formats.load_torchscript(path)
@@ -123,7 +129,7 @@ def test_every_network_in_every_format(kinds, kind, annotated, tmp_path):
     source = Source(write_kind(kind, tmp_path, annotated))
     reference = Reference(source)
     found = [export_model(source, reference, given, tmp_path / "out") for given in EVERY.values()]
-    assert [(one.problem, one.batch) for one in found] == [(None, "any")] * 4
+    assert [one.problem for one in found] == [None] * 4
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "bundle",
         "model.onnx",
