@@ -181,7 +181,7 @@ def _parse(name: str, path: Path) -> SiteConfig | SitePool:
 
 def _given(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise _error(path, "(file)", str(error), "readable JSON", f"Write, for example: {EXAMPLE}") from error
 

@@ -47,7 +47,7 @@ EXPECTED = [
     "final evaluation",
     "  liver reports a failure",
     "  spleen has scored the models",
-    "external set",
+    "report, with the external set where there is one",
 ]
 
 

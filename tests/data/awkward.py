@@ -126,8 +126,21 @@ def zero_spacing(raw: bytearray) -> None:
     raw[80:92] = np.zeros(3, dtype="<f4").tobytes()
 
 
+def no_orientation(raw: bytearray) -> None:
+    set_form_codes(raw, sform=0)
+
+
 def huge(raw: bytearray) -> None:
     raw[42:48] = np.full(3, 32_000, dtype="<i2").tobytes()
+
+
+def turned_nowhere(root: Path) -> dict[str, str]:
+    """Image and label alike, or the one would lie beside the other."""
+    entry = with_header(root, no_orientation)
+    raw = bytearray(gzip.decompress((root / entry["label"]).read_bytes()))
+    no_orientation(raw)
+    (root / entry["label"]).write_bytes(gzip.compress(bytes(raw)))
+    return entry
 
 
 def int64_labels(root: Path) -> dict[str, str]:
@@ -160,6 +173,7 @@ AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "one slice": (lambda root: case(root, scan((12, 10, 1)), organs((12, 10, 1))), "one slice"),
     "empty label": (lambda root: case(root, label=0 * organs()), "empty label"),
     "sform and qform differ": (two_forms, "sform and qform differ"),
+    "no orientation": (turned_nowhere, "no orientation"),
     "not HU": (lambda root: case(root, scan() + 1024), "not in HU"),
     "windowed": (lambda root: case(root, np.clip(scan(), -160, 240)), "no air"),
     "default spacing": (lambda root: case(root, image_affine=np.eye(4)), "default spacing"),
@@ -189,5 +203,7 @@ AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
 }
 """Name -> builder, and the kind of the one fault or remark; "" where there is neither."""
 
-REMARKS = {"one slice", "empty label", "sform and qform differ", "not in HU", "no air", "default spacing"}
+REMARKS = {
+    *("one slice", "empty label", "sform and qform differ", "no orientation", "not in HU", "no air", "default spacing")
+}
 """Kinds that are no faults."""

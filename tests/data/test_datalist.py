@@ -7,8 +7,10 @@ import json
 import pytest
 from tiny_hospital import write_site
 
+from fedpartial.cli.json_file import read_json
 from fedpartial.data.datalist import SPLITS, read_datalist
 from fedpartial.errors import ConfigError
+from fedpartial.sites import read_site_file
 
 A = {"image": "a.nii.gz", "label": "a_y.nii.gz"}
 B = {"image": "sub/b.nii.gz", "label": "sub/b_y.nii.gz", "labels": ["liver"]}
@@ -63,6 +65,17 @@ def test_what_is_wrong_is_named(tmp_path, given, field, got):
     assert error.value.where == str(site.datalist)
     assert error.value.field == field
     assert got in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    """Notepad and PowerShell write one; site files have it as often as datalists."""
+    write_site(tmp_path, {"training": [A]})
+    site_file = tmp_path / "liver.json"
+    site_file.write_text(json.dumps({"labels": {"1": "liver"}, "data_root": "."}))
+    for file in (tmp_path / "datalist.json", site_file):
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert read_json(site_file)["labels"] == {"1": "liver"}
+    assert len(read_datalist(read_site_file(site_file))["training"]) == 1
 
 
 @pytest.mark.parametrize("text", [b"{", b"", b"\xff\xfe", None])

@@ -161,11 +161,13 @@ def test_a_prediction_is_found_by_the_image_or_by_the_label(tmp_path, file):
 def test_images_and_references_are_no_predictions(tmp_path):
     """--predictions may name a folder in which they lie too; scored against itself a reference would be perfect."""
     one = case(tmp_path, "ct.nii.gz", "seg.nii.gz")
-    for file in (one.image, one.label):
+    nothing = find_prediction(tmp_path, one, "ct")
+    assert "ct_labels.nii.gz" in nothing.expected
+    for file, what in ((one.label, "the reference itself"), (one.image, "the image itself")):
         file.touch()
-    fault = find_prediction(tmp_path, one, "ct")
-    assert isinstance(fault, Fault)
-    assert "ct_labels.nii.gz" in fault.expected
+        fault = find_prediction(tmp_path, one, "ct")
+        assert isinstance(fault, Fault)
+        assert (fault.file, fault.got) == (file, what)
 
 
 def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path):

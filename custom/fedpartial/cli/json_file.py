@@ -11,7 +11,7 @@ from fedpartial.errors import ConfigError, unique_keys
 def read_json(path: Path) -> dict:
     """The JSON object in a file, each key once; ConfigError for anything else."""
     try:
-        given = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        given = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         remedy = "Correct the file or its path."

@@ -19,6 +19,8 @@ DOING = re.compile(
 """Lines of FLARE's log in which a site says how far it is (SiteSession and SiteLearner write them)."""
 
 SECONDS_BETWEEN_LINES = 30.0
+PHASES = {"external set": "report, with the external set where there is one"}
+"""Names of phases that say more than is known here."""
 
 
 class ProgressView:
@@ -82,7 +84,7 @@ def _now_of(event: dict, plan: dict) -> str | None:
     if event["event"] == "plan":
         return "preparing data"
     if event["event"] == "phase":
-        return str(event["name"])
+        return PHASES.get(event["name"], str(event["name"]))
     if event["event"] == "distilling":
         return f"distillation: {event['what']} {event['done']} of {event['total']}"
     return f"round {event['round']} of {plan['num_rounds']}" if "round" in event else None
@@ -118,7 +120,7 @@ def _round(event: dict, plan: dict, sites: Sequence[str]) -> str:
 
 
 def _phase(event: dict, plan: dict, sites: Sequence[str]) -> str:
-    return str(event["name"])
+    return PHASES.get(event["name"], str(event["name"]))
 
 
 def _tuned(event: dict, plan: dict, sites: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def stage_site_files(sites: Sequence[SiteConfig | SitePool], files: SiteFolder, 
     """Copy the site files that are used to ``local``/sites, with absolute paths: there they lie elsewhere."""
     used = {one.name: one for site in sites for one in (*site.members, site) if one.source == "site file"}
     for site in used.values():
-        given = json.loads(site_file(files.config_dir, site.name).read_text(encoding="utf-8"))
+        given = json.loads(site_file(files.config_dir, site.name).read_text(encoding="utf-8-sig"))
         if "data_root" in given:
             given["data_root"] = files.as_given(str(site.data_root))
         for field in ("cache_dir", "model_dir"):

@@ -49,7 +49,7 @@ def read_datalist(site: SiteConfig) -> dict[str, list[Case]]:
 
 def _read_json(path: Path) -> dict:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(
             where=str(path),

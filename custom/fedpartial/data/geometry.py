@@ -57,10 +57,9 @@ def resample(
 ) -> Iterator[Slab]:
     """Values of ``array`` (C H W D) at ``matrix`` @ (every index of ``shape``), slab by slab.
 
-    before: called with the rows (start, stop) of each slab before they are computed. rows: at most so many in a slab.
-    Points up to half a voxel beyond
-    the outermost centres take the value of the edge; ``inside`` is False farther out. "bilinear" is trilinear in 3D
-    (torch's name).
+    mode: "bilinear" is trilinear in 3D (torch's name). before: called with the rows (start, stop) of each slab before
+    they are computed. rows: at most so many in a slab. Points up to half a voxel beyond the outermost centres take the
+    value of the edge; ``inside`` is False farther out.
     """
     source = array.float()[None]
     for start, stop in slab_rows(shape, rows):

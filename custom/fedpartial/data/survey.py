@@ -153,14 +153,17 @@ def _grid_remarks(survey: CaseSurvey, image: Volume, preset: Preset) -> Iterator
     if not low <= min(survey.spacing_mm) <= max(survey.spacing_mm) <= high:
         got, expected = f"{_by(survey.spacing_mm)} mm", f"edges from {low:g} to {high:g} mm"
         yield data_fault(path, "spacing", got, expected, "Is the header in another unit?", "unlikely spacing")
-    if (distance := _forms_apart_mm(path)) > SAME_FORM_MM:
+    header = nibabel.load(path).header
+    if {"sform_code", "qform_code"} <= set(header.keys()) and not (header["sform_code"] or header["qform_code"]):
+        why = "Right and left are a guess: compare with the scan's own, or export it again."
+        yield data_fault(path, "orientation", "none in the header", "sform or qform", why, "no orientation")
+    if (distance := _forms_apart_mm(header)) > SAME_FORM_MM:
         got, why = f"up to {distance:.3g} mm apart", "The sform is used here; other programs may use the qform."
         yield data_fault(path, "sform and qform", got, "one place", why, "sform and qform differ")
 
 
-def _forms_apart_mm(path: Path) -> float:
+def _forms_apart_mm(header: nibabel.Nifti1Header) -> float:
     """How far the header's two affines are apart, at the farthest corner; 0 where there is only one."""
-    header = nibabel.load(path).header
     if not {"sform_code", "qform_code"} <= set(header.keys()) or not (header["sform_code"] and header["qform_code"]):
         return 0.0
     far = np.array([*header.get_data_shape()[:3], 1]) - [1, 1, 1, 0]

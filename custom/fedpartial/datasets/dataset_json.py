@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedpartial.data.file_names import SUFFIXES
 from fedpartial.datasets.structures import structure_of
 from fedpartial.errors import ConfigError
 
 FILE = "dataset.json"
-ENDINGS = (".nii.gz", ".nii")
 _MRI = ("mr", "mri", "t1", "t2", "flair", "adc", "pet")
 
 
@@ -23,7 +23,7 @@ def read_structures(folder: Path, given: Mapping[int, str]) -> dict[int, str]:
     path = folder / FILE
     content = _read(path)
     _check_channels(path, content)
-    if (ending := content.get("file_ending", ENDINGS[0])) not in ENDINGS:
+    if (ending := content.get("file_ending", SUFFIXES[0])) not in SUFFIXES:
         raise _error(path, "file_ending", ending, "NIfTI files", "Convert the images and labels to .nii.gz.")
     if "dataset" in content:
         remedy = "Copy or link the files into imagesTr and labelsTr."

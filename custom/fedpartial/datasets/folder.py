@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedpartial.data.file_names import SUFFIXES
 from fedpartial.datasets.layout import Found, FoundCase, Layout, Part
 from fedpartial.errors import ConfigError
 
@@ -46,7 +47,7 @@ def _walk(top: Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        yield from ((here / f).as_posix() for f in files if f.endswith((".nii", ".nii.gz")) and not f.startswith("."))
+        yield from ((here / f).as_posix() for f in files if f.endswith(SUFFIXES) and not f.startswith("."))
 
 
 def _raise(error: OSError) -> None:

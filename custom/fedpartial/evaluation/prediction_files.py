@@ -40,13 +40,25 @@ def candidates(case: Case, name: str) -> list[str]:
 
 def find_prediction(folder: Path, case: Case, name: str) -> Path | Fault:
     """The prediction of a case; the image and the reference themselves are none."""
-    for file in candidates(case, name):
-        path = folder / file
-        if path.is_file() and not any(path.samefile(own) for own in (case.image, case.label) if own.exists()):
-            return path
+    found = [path for file in candidates(case, name) if (path := folder / file).is_file()]
+    own = {path: _own_file(path, case) for path in found}
+    if foreign := [path for path in found if own[path] is None]:
+        return foreign[0]
+    if found:
+        return data_fault(found[0], name, own[found[0]], *_NOT_ITSELF)
     files = [file for file in candidates(case, name) if file.endswith(SUFFIXES[0])]
     remedy = f"Predict {case.image.name}, or rename its prediction."
     return data_fault(folder, name, "no prediction", f"one of {', '.join(files)}", remedy, "no prediction")
+
+
+_NOT_ITSELF = ("a prediction", "Give --predictions the folder that holds the predictions.", "no prediction of its own")
+"""Expected, remedy and kind of a fault."""
+
+
+def _own_file(path: Path, case: Case) -> str | None:
+    """What a file is that belongs to the case itself."""
+    of_case = {"the reference itself": case.label, "the image itself": case.image}
+    return next((what for what, own in of_case.items() if own.exists() and path.samefile(own)), None)
 
 
 def read_meaning(path: Path) -> dict | None:
