@@ -9,8 +9,7 @@ import pytest
 from tiny_hospital import write_case, write_nifti, write_site
 
 from federation import TINY, tiny_plan
-from fedpartial.data.integrity import DataFaults
-from fedpartial.errors import ConfigError
+from fedpartial.errors import ConfigError, DataFaults
 from fedpartial.methods.fedavg import FedAvg
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state, canonical_tensors

@@ -15,6 +15,7 @@ from fedpartial.cli.commands import (
     evaluate,
     export,
     predict,
+    presets,
     resume,
     run,
     setup_kit,
@@ -34,6 +35,7 @@ DATA, TRAINING, MODELS, HOSPITALS = "Your data", "Training and comparing", "Usin
 app.command(rich_help_panel=DATA, epilog=datalist.EXAMPLES, no_args_is_help=True)(datalist.datalist)
 app.command(rich_help_panel=DATA, epilog=check.EXAMPLES, no_args_is_help=True)(check.check)
 app.command(rich_help_panel=DATA, epilog=evaluate.EXAMPLES, no_args_is_help=True)(evaluate.evaluate)
+app.command(rich_help_panel=TRAINING, epilog=presets.EXAMPLES)(presets.presets)
 app.command(rich_help_panel=TRAINING, epilog=run.EXAMPLES)(run.run)
 app.command(rich_help_panel=TRAINING, epilog=compare.EXAMPLES, no_args_is_help=True)(compare.compare)
 app.command(rich_help_panel=TRAINING, epilog=resume.EXAMPLES)(resume.resume)

@@ -101,7 +101,7 @@ def find_run(run: Path) -> Interrupted:
             field="folder",
             got=str(run),
             expected=f"a downloaded job, a job's folder at the server, or a simulated run, with {RUN_STATE}",
-            remedy="That file is written after every finished round; a run without one is simply started again.",
+            remedy=_why_nothing_is_left(run),
         )
     app = apps[0].resolve()
     state = load_run_state(app / RUN_STATE)
@@ -115,6 +115,12 @@ def find_run(run: Path) -> Interrupted:
         )
     meta = read_json(app.parent / META)
     return Interrupted(app=app, meta=meta, state=state, sites=_sites(app.parent, meta))
+
+
+def _why_nothing_is_left(run: Path) -> str:
+    if (run / REPORT).is_file():
+        return f"This run is finished: its models and its report lie in {run}."
+    return "That file is written after every finished round; a run without one is simply started again."
 
 
 def _sites(folder: Path, meta: dict) -> tuple[str, ...]:

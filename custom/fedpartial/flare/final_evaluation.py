@@ -23,7 +23,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.errors import ConfigError
-from fedpartial.flare.learner import FUSION, MODELS, VALIDATED
+from fedpartial.flare.learner import FUSION, MODELS, TAUGHT, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
@@ -146,9 +146,16 @@ class FinalEvaluation(SiteTasks):
             models["best"] = read_own(load_model, root / BEST_MODEL)[0]
         return models
 
+    @property
+    def taught(self) -> list[str] | None:
+        """The classes that the global models know; None where that is not known (networks/known_classes.py)."""
+        known = self.persistor.annotated()
+        return None if known is None else sorted(known)
+
     def _evaluate(self, models: dict[str, dict], validated: list[str], abort_signal: Signal, fl_ctx: FLContext) -> None:
         data = Shareable()
         data[MODELS], data[VALIDATED], data[FUSION] = models, validated, asdict(self.fusion)
+        data[TAUGHT] = self.taught
         self.ask(AppConstants.TASK_VALIDATION, data, self._scores_received, abort_signal, fl_ctx)
 
     def _scores_received(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
@@ -193,7 +200,9 @@ class FinalEvaluation(SiteTasks):
 
     def _write_report(self, root: Path, models: dict[str, dict], abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="external set")
-        paths, table = self.report.write(root, models, lambda: abort_signal.triggered, keep=self.keep_predictions)
+        paths, table = self.report.write(
+            root, models, lambda: abort_signal.triggered, keep=self.keep_predictions, taught=self.taught
+        )
         self.log_info(fl_ctx, f"results\n{table}")
         self.log_info(fl_ctx, f"report: {paths.html}")
         self.recorder.progress.write("report", path=str(paths.html))

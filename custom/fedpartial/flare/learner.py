@@ -8,7 +8,7 @@ task needs: optimiser state and local model are files in the job's folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
@@ -46,6 +46,8 @@ VALIDATED = "fedpartial_validated"
 """Names of the models in a task whose validation Dice is asked for; a site never validates another's local model."""
 FUSION = "fedpartial_fusion"
 """How private heads become one label map."""
+TAUGHT = "fedpartial_taught"
+"""The classes that the global models were taught, None where that is not known."""
 ADAPTATION = "fedpartial_adaptation"
 """The plan of an adaptation in its task."""
 EXPECTED_ERRORS = (ConfigError, DataFaults, NoSpaceLeft, StateMismatch, TrainingDiverged)
@@ -241,12 +243,13 @@ class SiteLearner(Learner):
     def _score(self, task: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Validation Dice of every model in the task and full scores on the site's test cases."""
         session, fusion = self._open(task, fl_ctx), read_fusion(task.get(FUSION, {}))
-        answer = no_scores()
+        answer, taught = no_scores(), task.get(TAUGHT)
         for name, arrays in task[MODELS].items():
             weights = to_tensors(arrays)
             if name in task[VALIDATED] and name in (*GLOBAL_MODELS, f"{LOCAL}{self.site}"):
                 add_validation(answer, name, session.validation_scores(weights, lambda: abort_signal.triggered))
-            self._add_scores(answer, name, weights, session, fl_ctx, abort_signal, fusion)
+            known = taught if name in GLOBAL_MODELS else None
+            self._add_scores(answer, name, weights, session, fl_ctx, abort_signal, fusion, known)
         return DXO(data_kind=DataKind.METRICS, data={**answer, **self._facts(session)}).to_shareable()
 
     def _add_scores(
@@ -258,11 +261,12 @@ class SiteLearner(Learner):
         fl_ctx: FLContext,
         abort_signal: Signal,
         fusion: Fusion = LOG_ODDS,
+        taught: Collection[str] | None = None,
     ) -> None:
         """One model's scores on the site's test cases, under its name."""
         from fedpartial.evaluation.overlays import case_mean
 
-        scores = session.score(weights, lambda: abort_signal.triggered, fusion)
+        scores = session.score(weights, lambda: abort_signal.triggered, fusion, annotated=taught)
         stop_if(abort_signal)
         answer["testing"][name] = [s.to_dict() for s in scores]
         means = [m for m in map(case_mean, scores) if m is not None]

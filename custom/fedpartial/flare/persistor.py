@@ -147,11 +147,11 @@ class GlobalModelFile(ModelPersistor):
         """Write one model file of this job atomically; ``site``: it is that site's own model."""
         path = Path(job_root(fl_ctx)) / name
         plan = plan_of_server(fl_ctx, self.plan_id).plan
-        classes, annotated = universal_classes(weights) or None, self._annotated(site)
+        classes, annotated = universal_classes(weights) or None, self.annotated(site)
         save_model(path, weights, model_info(plan, rounds, val_dice, classes=classes, annotated=annotated))
         return path
 
-    def _annotated(self, site: str | None) -> set[str] | None:
+    def annotated(self, site: str | None = None) -> set[str] | None:
         """Classes that the model was taught, in this run and in what it started from; None where that is not known."""
         now = self.history.annotated(site) if self.history else None
         return None if now is None or self._start_annotated is None else now.union(self._start_annotated)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.networks.assembled import assemble, build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import StateMismatch, load_canonical
-from fedpartial.networks.known_classes import KnownClasses
+from fedpartial.networks.known_classes import KnownClasses, of_known_classes
 from fedpartial.networks.personal import Personalised, personal_network
 from fedpartial.networks.split import is_head
 from fedpartial.networks.universal import universal_classes
@@ -34,19 +34,11 @@ def load_network(model_path: Path) -> tuple[nn.Module, Preset]:
             return build_assembled(plan.config, weights), plan.config
         network = build_network(plan.config, seed=0, head_classes=_own_classes(plan.config, weights))
         load_canonical(network, {name: torch.from_numpy(value) for name, value in weights.items()})
-        network = _of_known_classes(network, plan.config, info.annotated)
+        network = of_known_classes(network, plan.config, info.annotated)
     except StateMismatch as error:
         expected = f"the tensors of preset {plan.preset}"
         raise _wrong(model_path, "tensors", str(error), expected, "Give a model as a job has written it.") from error
     return network, plan.config
-
-
-def _of_known_classes(network: nn.Module, preset: Preset, annotated: Sequence[str] | None) -> nn.Module:
-    """The network, of which classes that nobody has annotated are background; a universal one has no such classes."""
-    space = preset.label_space
-    if annotated is None or isinstance(preset.network, UniversalConfig) or set(space.classes) <= set(annotated):
-        return network
-    return KnownClasses(network, [space.index(name) for name in annotated], space.num_channels)
 
 
 def known_channels(network: nn.Module, preset: Preset) -> list[int]:

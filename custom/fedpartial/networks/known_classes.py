@@ -7,12 +7,25 @@ module it takes whole parts of the body. At inference its probability belongs to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fedpartial.networks.residual_unet import ABSENT
+from fedpartial.presets import Preset, UniversalConfig
+
+
+def of_known_classes(network: nn.Module, preset: Preset, annotated: Collection[str] | None) -> nn.Module:
+    """The network, of which classes that nobody has annotated are background; None: that is not known, or all are.
+
+    A universal network, or one with a head for each class, has no output for a class that it was not taught.
+    """
+    space = preset.label_space
+    has_all = annotated is None or set(space.classes) <= set(annotated)
+    if has_all or isinstance(preset.network, UniversalConfig) or getattr(network, "head_channels", ()):
+        return network
+    return KnownClasses(network, [space.index(name) for name in annotated], space.num_channels)
 
 
 class KnownClasses(nn.Module):

@@ -6,7 +6,7 @@ training, the local model of a site that annotates the class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -57,8 +57,15 @@ class ExternalScores:
 class ExternalSet:
     """Predicts and scores every case of the external set."""
 
-    def __init__(self, site: SiteConfig, plan: Plan, fusion: Fusion = LOG_ODDS):
-        self.fusion = fusion
+    def __init__(
+        self,
+        site: SiteConfig,
+        plan: Plan,
+        fusion: Fusion = LOG_ODDS,
+        taught: Collection[str] | None = None,
+    ):
+        """taught: the classes that the models know, where that is known (networks/known_classes.py)."""
+        self.fusion, self.taught = fusion, taught
         self.session = SiteSession(site=site, plan=plan, method=None, state_dir=Path())
         self.space = self.session.preset.label_space
 
@@ -96,7 +103,7 @@ class ExternalSet:
         """The label map of a case, and where the model has heads their masks."""
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
         fusions = (self.fusion, PER_HEAD) if is_assembled(weights) else (LOG_ODDS,)
-        return self.session.predict(tensors, case, *fusions)
+        return self.session.predict(tensors, case, *fusions, annotated=self.taught)
 
     def _score_heads(self, case: StoredCase, masks: np.ndarray, owners: Mapping[str, str]) -> CaseScores:
         """Each class from the mask of its own head (C H W D); the masks may overlap."""

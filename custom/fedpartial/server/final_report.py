@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -105,17 +105,19 @@ class FinalReport:
         stop: Callable[[], bool],
         *,
         keep: int = KEPT_PREDICTIONS,
+        taught: Collection[str] | None = None,
     ) -> tuple[ReportPaths, str]:
         """Score the external set with the selected model, or with every site's own, and write the report's files.
 
-        keep: number of external cases whose label maps are kept in ``folder``.
+        keep: number of external cases whose label maps are kept in ``folder``. taught: classes that a global model
+        knows, None where that is not known.
         """
         started = time.monotonic()
         phantom = any(facts["source"] == "phantom" for facts in self.history.facts.values())
         site = external_site(self.config_dir, phantom=phantom)
         external = ExternalScores(cases=[], organs=[], heads=[], overlays=[])
         if site is not None:
-            external_set = ExternalSet(site, self.plan, self.fusion)
+            external_set = ExternalSet(site, self.plan, self.fusion, taught if self.selected else None)
             external = external_set.score(models, self._owners(models), folder, stop, keep=keep)
         self._phases["external set"] = time.monotonic() - started
         record = self._record(models, external)

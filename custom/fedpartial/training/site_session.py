@@ -25,6 +25,7 @@ from fedpartial.networks.assembled import build_assembled, is_assembled
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import load_canonical
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
+from fedpartial.networks.known_classes import of_known_classes
 from fedpartial.networks.universal import universal_classes
 from fedpartial.phantom import ensure_phantom
 from fedpartial.sites import SiteConfig, SitePool
@@ -178,14 +179,20 @@ class SiteSession:
         return quick_scores(self.loaded(weights), self.split("validation"), self.preset, self.precision, stop)
 
     def score(
-        self, weights: Mapping[str, Tensor], stop: Callable[[], bool] = lambda: False, fusion: Fusion = LOG_ODDS
+        self,
+        weights: Mapping[str, Tensor],
+        stop: Callable[[], bool] = lambda: False,
+        fusion: Fusion = LOG_ODDS,
+        *,
+        annotated: Collection[str] | None = None,
     ) -> list[CaseScores]:
         """Full scores of a model on the test cases, on their original grid.
 
         A site without test cases is scored on its validation cases. ``fusion`` is for a model of private heads.
+        annotated: the classes that the model was taught, where that is known (networks/known_classes.py).
         """
-        known = universal_classes(weights) or None
-        return self.score_network(self.loaded(weights), stop, fusion, classes=known)
+        known, network = universal_classes(weights) or None, self.loaded(weights, annotated)
+        return self.score_network(network, stop, fusion, classes=known)
 
     def score_network(
         self,
@@ -204,9 +211,15 @@ class SiteSession:
             scores.append(self.score_prediction(case, prediction, classes=classes))
         return scores
 
-    def predict(self, weights: Mapping[str, Tensor], case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
+    def predict(
+        self,
+        weights: Mapping[str, Tensor],
+        case: StoredCase,
+        *fusions: Fusion,
+        annotated: Collection[str] | None = None,
+    ) -> list[np.ndarray]:
         """By each fusion channels (uint8) of a case on its image file's grid; with "per-head" masks (C H W D)."""
-        return self._predict(self.loaded(weights), case, *fusions)
+        return self._predict(self.loaded(weights, annotated), case, *fusions)
 
     def _predict(self, network: nn.Module, case: StoredCase, *fusions: Fusion) -> list[np.ndarray]:
         return predict_on_original_grid(network, case, self.preset, self.precision, *fusions)
@@ -240,10 +253,11 @@ class SiteSession:
         """The image file of a case in HU, on its own grid."""
         return load_image(case.image_path).array
 
-    def loaded(self, weights: Mapping[str, Tensor]) -> nn.Module:
+    def loaded(self, weights: Mapping[str, Tensor], annotated: Collection[str] | None = None) -> nn.Module:
         """The evaluation network with these weights; the trainer's own network is left alone.
 
         The names say which network it is: this site's, or an assembled one with the heads of many.
+        annotated: the classes that the weights were taught; others are background then.
         """
         if is_assembled(weights):
             return self.ready(build_assembled(self.preset, weights))
@@ -252,7 +266,7 @@ class SiteSession:
             self._network = self.ready(build_network(self.preset, seed=0, head_classes=classes))
             self._network_classes = classes
         load_canonical(self._network, weights)
-        return self._network
+        return self.ready(of_known_classes(self._network, self.preset, annotated))
 
     def ready(self, network: nn.Module) -> nn.Module:
         """The network on the site's device, for evaluation."""

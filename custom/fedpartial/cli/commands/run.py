@@ -65,7 +65,8 @@ def run(
 ) -> None:
     """Run a job with all its sites on this machine, in FLARE's simulator.
 
-    Everything is checked before anything runs. The job folder is not changed: options apply to a copy.
+    Job, options and site files are checked before anything runs, images and labels before anything is trained
+    ('fedpartial check' does that alone). The job folder is not changed: options apply to a copy.
     Exit codes: 0 report and model were written, 1 the run failed, 2 something given is wrong, 130 Ctrl-C.
     """
 
