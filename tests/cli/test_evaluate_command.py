@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def drawn() -> None:
 def undrawn(request, monkeypatch):
     """Drawing takes most of the time."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("fedpartial.cli.evaluate.draw_cases", lambda _: ({}, []))
+        monkeypatch.setattr("fedpartial.cli.evaluate_result.draw_cases", lambda _: ({}, []))
         monkeypatch.setattr("fedpartial.evaluation.evaluation_files.draw_figures", lambda _: {})
 
 
@@ -124,6 +125,10 @@ def test_a_broken_case_is_named_and_the_others_are_scored(liver, labels, tmp_pat
     assert [case["case"] for case in content["cases"]] == ["ç 3"]
     assert sorted(error["field"] for error in content["errors"]) == ["a", "prediction"]
     assert len(content["faults"]) == 2
+    kept = (tmp_path / "scores" / "evaluation.json").read_text(encoding="utf-8")
+    assert str(tmp_path) not in kept, "no name of a folder travels"
+    assert content["predictions"] == "lab els"
+    assert any(fault.startswith("b_labels.nii.gz: ") for fault in content["faults"])
     assert (tmp_path / "scores" / "evaluation.html").exists()
 
 
@@ -201,6 +206,31 @@ def test_a_split_without_cases_says_which_has_some(liver, labels, tmp_path):
     data.write_text(json.dumps({**json.loads(data.read_text()), "testing": []}))
     stderr = evaluate(liver, "--predictions", labels, "-o", tmp_path / "scores", code=2).stderr
     assert "2 training, 2 validation, 0 testing" in stderr
+
+
+def test_references_are_not_taken_for_predictions(liver, tmp_path):
+    stderr = evaluate(liver, "--predictions", tmp_path / "data" / "liver", "-o", tmp_path / "scores", code=2).stderr
+    assert stderr.count("the reference itself") + stderr.count("the image itself") == 3
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_scoring(liver, labels, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedpartial.cli.evaluate.score_cases", lambda *_: pytest.fail("scored for nothing"))
+    (tmp_path / "file").touch()
+    stderr = evaluate(liver, "--predictions", labels, "-o", tmp_path / "file" / "scores", code=2).stderr
+    assert "a folder that can be written" in stderr
+
+
+def test_a_full_disk_among_the_pictures_does_not_lose_the_numbers(liver, labels, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedpartial.cli.evaluate_result.write_page", full)
+    result = evaluate(liver, "--predictions", labels, "-o", tmp_path / "scores", "--json", code=1)
+    content = json.loads(result.stdout)
+    assert content["classes"]["liver"]["dice"]["n"] == 3
+    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text())["classes"] == content["classes"]
+    assert "the numbers are complete" in result.stderr
+    assert "no space left" in content["errors"][0]["message"]
 
 
 def test_an_evaluation_is_replaced_only_when_asked_for(liver, labels, tmp_path):

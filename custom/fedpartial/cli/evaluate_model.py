@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedpartial.cli.evaluate_request import make_writable
 from fedpartial.cli.predict import Request, open_job, segment_all, target_path
 from fedpartial.cli.predict_scan import save_viewer_colours
 from fedpartial.cli.reply import Reply
@@ -27,7 +28,7 @@ def segment_cases(
     targets = {scan.name: target_path(Path(scan.name), folder, several=True) for scan in scans}
     request = Request(model=model, inputs=tuple(scan.path for scan in scans), out=folder, device=device, force=force)
     predictor = Predictor(model, device=device)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_writable(folder)
     job = open_job(request, predictor, False, reply)
     if not force:
         job.journal.check(targets, job.made_with)

@@ -23,39 +23,43 @@ JSON = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationPaths:
-    """The files of one evaluation."""
+class TablePaths:
+    """The numbers of one evaluation."""
 
     json: Path
-    html: Path
     cases_csv: Path
     summary_csv: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagePaths:
+    """What shows them."""
+
+    html: Path
     figures: tuple[Path, ...]
     pictures: tuple[Path, ...]
 
 
-def write_evaluation(evaluation: Evaluation, out: Path, overlays: Mapping[str, Overlay]) -> EvaluationPaths:
-    """Write all files into ``out`` (made if needed). overlays: file name without suffix -> picture of a case."""
-    content, drawn = evaluation.to_json(), draw_figures(evaluation)
-    html = render_evaluation(content, evaluation.space, drawn, list(overlays.values()))
-    out.mkdir(parents=True, exist_ok=True)
-    figures = {out / f"{name}.svg": _standalone(svg) for name, svg in drawn.items() if svg is not None}
-    pictures = {out / f"{name}.png": overlay.png for name, overlay in overlays.items()}
-    for path, written in {**figures, **pictures}.items():
-        path.write_bytes(written)
-    paths = EvaluationPaths(
-        json=out / JSON,
-        html=out / "evaluation.html",
-        cases_csv=out / "cases.csv",
-        summary_csv=out / "summary.csv",
-        figures=tuple(figures),
-        pictures=tuple(pictures),
-    )
+def write_tables(evaluation: Evaluation, out: Path) -> TablePaths:
+    """Both lists and, when these are complete, evaluation.json. ``out`` exists."""
+    paths = TablePaths(json=out / JSON, cases_csv=out / "cases.csv", summary_csv=out / "summary.csv")
+    text = json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n"
     _write_csv(paths.cases_csv, CASE_COLUMNS, _case_rows(evaluation))
     _write_csv(paths.summary_csv, SUMMARY_COLUMNS, _summary_rows(evaluation))
-    paths.html.write_text(html, encoding="utf-8")
-    paths.json.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    paths.json.write_text(text, encoding="utf-8")
     return paths
+
+
+def write_page(evaluation: Evaluation, out: Path, overlays: Mapping[str, Overlay]) -> PagePaths:
+    """The page, and its figures and pictures as files. overlays: file name without suffix -> picture of a case."""
+    drawn = draw_figures(evaluation)
+    html = render_evaluation(evaluation.to_json(), evaluation.space, drawn, list(overlays.values()))
+    figures = {out / f"{name}.svg": _standalone(svg) for name, svg in drawn.items() if svg is not None}
+    pictures = {out / f"{name}.png": overlay.png for name, overlay in overlays.items()}
+    page = out / "evaluation.html"
+    for path, written in {page: html.encode(), **figures, **pictures}.items():
+        path.write_bytes(written)
+    return PagePaths(html=page, figures=tuple(figures), pictures=tuple(pictures))
 
 
 def _standalone(svg: bytes) -> bytes:

@@ -21,10 +21,10 @@ SCHEMA_FILE, SCHEMA_VERSION = "evaluation.schema", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was scored, and how. predictions: the folder. model: the file that made them, where it is known.
+    """What was scored, and how. predictions: the folder's own name. model: the file that made them, where it is known.
 
     unscored: cases without any class to score. without_label: number of cases that have no reference.
-    faults: what was wrong with the cases that are missing.
+    faults: what was wrong with the cases that are missing, without the names of folders.
     """
 
     site: str

@@ -58,8 +58,8 @@ def evaluate(
     """
 
     def work(reply: Reply) -> int:
-        from fedpartial.cli.evaluate import Request
         from fedpartial.cli.evaluate import evaluate as evaluate_site
+        from fedpartial.cli.evaluate_request import Request
 
         request = Request(
             site=site,
