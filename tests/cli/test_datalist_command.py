@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from fedpartial.cli.main import app
 from fedpartial.cli.site_check import open_site_folder
 from fedpartial.data.datalist import read_datalist
+from fedpartial.data.label_names import embed_names
 from fedpartial.distillation.public_volumes import listed_images
-from fedpartial.sites import read_public, read_site
+from fedpartial.evaluation.scoring_plan import choose_cases
+from fedpartial.sites import read_public, read_site, read_site_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from layouts import write_layout
@@ -87,6 +91,39 @@ def test_json_says_what_the_text_says(call, tmp_path):
     assert Path(content["site_file"]).is_file()
 
 
+def test_a_published_data_set_has_its_usual_site(call, liver, tmp_path):
+    result = call("auto", liver, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "site liver, the usual one for it; --site NAME gives another" in result.stdout
+    assert (tmp_path / "out" / "liver.json").is_file()
+
+
+def test_a_site_of_test_cases_alone_is_for_evaluate(call, tmp_path):
+    """A run refuses it (test_run_site_check.py); evaluate and check take it."""
+    folder = write_layout("amos22", tmp_path / "amos22", cases=3)
+    result = call("auto", folder, "-o", tmp_path / "out", "--split", "all-testing")
+    assert result.exit_code == 0
+    assert "'fedpartial evaluate' can score models on this site" in result.stdout
+    cases, _ = choose_cases([read_site_file(tmp_path / "out" / "amos.json")], ("testing",))
+    assert len(cases) == 3
+    assert "fedpartial evaluate" not in call("auto", folder, "--site", "external", "-o", tmp_path / "out").stdout
+
+
+def test_label_maps_that_predict_has_written_are_no_cases(call, liver, tmp_path):
+    """Neither beside the images nor among the labels; a file that is only named so stays, for check to look at."""
+    image = nibabel.load(next((liver / "imagesTr").glob("liver*.nii.gz")))
+    own = nibabel.Nifti1Image(np.zeros(image.shape, dtype=np.uint8), image.affine)
+    embed_names(own, {1: "liver"})
+    for name in ("imagesTr/liver_0_labels", "labelsTr/liver_0_labels", "out/liver_0_labels"):
+        (liver / name).parent.mkdir(exist_ok=True)
+        nibabel.save(own, liver / f"{name}.nii.gz")
+    (liver / "out" / "broken_labels.nii.gz").write_bytes(b"no NIfTI")
+    for layout, labels in (("msd-liver", ()), ("folders", ("--labels", "1=liver"))):
+        content = json.loads(call(layout, liver, "--site", "a", "-o", tmp_path / layout, *labels, "--json").stdout)
+        assert sum(content["cases"].values()) == 5
+        assert content["left_out"]["label maps written by 'fedpartial predict'"] == 3
+
+
 def test_structures_without_a_class_stand_in_one_line(call, tmp_path):
     folder = write_layout("btcv", tmp_path / "btcv", cases=5)
     result = call("btcv", folder, "--site", "full", "-o", tmp_path / "out")
@@ -122,8 +159,8 @@ def test_public_images_have_no_labels(call, tmp_path):
     [
         ((), "LAYOUT"),
         (("msd-liver",), "FOLDER"),
-        (("msd-liver", "{data}"), "--site"),
-        (("msd-liver", "{data}", "--site", "liver"), "--out"),
+        (("msd-liver", "{data}"), "--out"),
+        (("msd", "{data}", "-o", "{out}"), "--site"),
         (("msd-liver", "{data}", "--site", "a/b", "-o", "{out}"), "letters, digits"),
         (("msd-liver", "{data}", "--site", "external_organs", "-o", "{out}"), "letters, digits"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--preset", "abdomn"), "one of phantom"),
@@ -131,7 +168,6 @@ def test_public_images_have_no_labels(call, tmp_path):
         (("msd-liver", "{data}", "--site", "a", "-o", "{data}/dataset.json"), "in that of the data set"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--split", "half"), "60/20/20"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--split", "condistfl"), "5 labelled cases"),
-        (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--split", "all-testing"), "--site external"),
         (("msd-liver", "{data}", "--site", "external", "-o", "{out}", "--split", "60/20/20"), "nobody trains"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--labels", "1"), "VALUE=CLASS"),
         (("msd-liver", "{data}", "--site", "a", "-o", "{out}", "--labels", "1=livre"), "got 'livre'"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedpartial.cli.datalist_view import Made, say_made
 from fedpartial.cli.reply import SUCCESS, Reply
 from fedpartial.datasets.catalogue import AUTO, LAYOUTS
 from fedpartial.datasets.dataset_json import read_structures
-from fedpartial.datasets.layout import Found, FoundCase
+from fedpartial.datasets.layout import Found, FoundCase, Layout
 from fedpartial.datasets.papers import PAPER_PRESETS
 from fedpartial.datasets.recognise import find_data_set
 from fedpartial.datasets.site_writer import SitePlace, check_place, write_site_files
@@ -50,13 +50,15 @@ def make_datalist(options: Options, reply: Reply) -> int:
     """Raises ConfigError before anything is written."""
     _check_given(options)
     rule = _rule(options)
-    place = SitePlace(out=options.out.expanduser(), name=options.site)
     folder = options.folder.expanduser()
     found = find_data_set(options.layout, folder)
+    proposed = options.site is None
+    options = replace(options, site=_proposed_site(found.layout) if proposed else options.site)
+    place = SitePlace(out=options.out.expanduser(), name=options.site)
     check_place(place, folder, force=options.force)
     classes = None if options.site == PUBLIC else _classes(options, found, folder)
     assigned, unused = _public(found) if classes is None else assign(found, rule, options.seed, options.patient_pattern)
-    _check_training(options, assigned)
+    _check_external(options, assigned)
     made = Made(
         folder=folder,
         found=found,
@@ -68,6 +70,7 @@ def make_datalist(options: Options, reply: Reply) -> int:
         left_out={**found.left_out, **unused},
         classes=classes,
         place=place,
+        proposed=proposed,
     )
     write_site_files(place, folder, classes, _datalist(made))
     say_made(reply, made)
@@ -79,17 +82,28 @@ def _check_given(options: Options) -> None:
     needed = {
         "LAYOUT": (options.layout, f"a layout ({layouts})", "'fedpartial datalist --list' explains them."),
         "FOLDER": (options.folder, "the folder of the data set", "For example: fedpartial datalist auto Task03_Liver"),
-        "--site": (options.site, "the site's name", "For example --site liver; a job's meta.json names its sites."),
         "--out": (options.out, "a folder for the two files", "For example -o my_sites"),
     }
     for where, (value, expected, remedy) in needed.items():
         if value is None:
             raise _error(where, "value", "nothing", expected, remedy)
-    if not SITE_NAME.fullmatch(options.site) or options.site in set(EXTERNAL_NAMES) - {EXTERNAL}:
+    if options.site is not None and not _may_be_site(options.site):
         remedy = "It is the name of a file and of a FLARE client."
         raise _error("--site", "name", options.site, "letters, digits, '_', '-' and '.'", remedy)
     if options.preset not in PRESETS:
         raise _error("--preset", "name", options.preset, f"one of {', '.join(PRESETS)}", "Correct its spelling.")
+
+
+def _may_be_site(name: str) -> bool:
+    return SITE_NAME.fullmatch(name) is not None and name not in set(EXTERNAL_NAMES) - {EXTERNAL}
+
+
+def _proposed_site(layout: Layout) -> str:
+    """ConfigError for data that may be any site's."""
+    if layout.site is None:
+        remedy = "For example --site liver; a job's meta.json names its sites."
+        raise _error("--site", "value", "nothing", f"the site's name, as {layout.name} may be that of any", remedy)
+    return layout.site
 
 
 def _rule(options: Options) -> Rule:
@@ -130,14 +144,11 @@ def _public(found: Found) -> tuple[Assigned, dict[str, int]]:
     return {"training": cases}, {}
 
 
-def _check_training(options: Options, assigned: Assigned) -> None:
+def _check_external(options: Options, assigned: Assigned) -> None:
     training = len(assigned.get("training", ()))
     if options.site == EXTERNAL and (training or assigned["validation"]):
         remedy = f"Use --split {ALL_TESTING}, or another --site."
         raise _error("--split", "training", training, "test cases only: nobody trains on the external set", remedy)
-    if options.site != EXTERNAL and not training:
-        remedy = f"A set for final scores alone is --site {EXTERNAL}."
-        raise _error("--split", "training", 0, "at least one training case", remedy)
 
 
 def _datalist(made: Made) -> dict:

@@ -13,12 +13,13 @@ from fedpartial.datasets.layout import Found, Layout
 from fedpartial.datasets.recognise import resembles
 from fedpartial.datasets.site_writer import SitePlace
 from fedpartial.datasets.splits import PUBLISHED, Assigned, Rule
+from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.labels import BACKGROUND
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What was done. classes: raw label value -> class, None for public images."""
+    """What was done. classes: raw label value -> class, None for public images. proposed: nobody named the site."""
 
     folder: Path
     found: Found
@@ -30,6 +31,7 @@ class Made:
     left_out: Mapping[str, int]
     classes: Mapping[int, str] | None
     place: SitePlace
+    proposed: bool
 
     @property
     def layout(self) -> Layout:
@@ -45,7 +47,7 @@ def say_made(reply: Reply, made: Made) -> None:
     """The summary, and the same in the JSON object."""
     recognised = f" (recognised as {made.layout.name})" if made.recognised else ""
     reply.say(f"{made.layout.title}: {made.folder}{recognised}", "bold")
-    for line in (*_case_lines(made), *_label_lines(made)):
+    for line in (*_site_lines(made), *_case_lines(made), *_label_lines(made)):
         reply.say(f"  {line}")
     _warn(reply, made)
     reply.say(f"wrote {made.place.site_file} and {made.place.datalist}")
@@ -53,6 +55,14 @@ def say_made(reply: Reply, made: Made) -> None:
     reply.add(layout=made.layout.name, folder=made.folder.absolute(), site=made.place.name, preset=made.preset)
     reply.add(split=made.rule.text, seed=made.seed, cases=made.sizes, left_out=dict(made.left_out), labels=made.classes)
     reply.add(site_file=made.place.site_file.absolute(), datalist=made.place.datalist.absolute())
+
+
+def _site_lines(made: Made) -> list[str]:
+    lines = [f"site {made.place.name}, the usual one for it; --site NAME gives another"] if made.proposed else []
+    if not made.sizes["training"] and made.place.name != EXTERNAL:
+        use = f"a run can only take it as --site {EXTERNAL}, its set for final scores"
+        lines.append(f"no training case: 'fedpartial evaluate' can score models on this site, {use}")
+    return lines
 
 
 def _case_lines(made: Made) -> list[str]:

@@ -29,6 +29,7 @@ class Layout:
     dataset.json or the user says what the values mean. has_json: it needs a dataset.json. marks: pattern of a path that
     tells this layout from others like it. left_out: pattern of case ids that are no CT, and what they are.
     hint: what is often forgotten where there are labels without images. paper_key: its name in the papers' splits.
+    site: the site of the jobs that holds it, None where there is none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layout:
     left_out: tuple[str, str] | None = None
     hint: str = "Complete the download."
     paper_key: str | None = None
+    site: str | None = None
 
     @property
     def is_published(self) -> bool:

@@ -35,6 +35,7 @@ def _msd(organ: str, number: int, cases: int, structures: dict[int, str]) -> Lay
         cases=cases,
         structures=structures,
         paper_key=organ,
+        site=organ,
     )
 
 
@@ -53,6 +54,7 @@ def _kits(year: int, folder: str, cases: int, structures: dict[int, str], page: 
         marks=rf"(?:^|/){folder}/case_\d{{5}}/",
         hint="Its repository has the labels only: its download script fetches the images.",
         paper_key="kidney" if year == 19 else None,
+        site="kidney",
     )
 
 
@@ -84,6 +86,7 @@ PUBLISHED = (
         cases=131,
         structures={1: "liver", 2: "liver_tumor"},
         paper_key="liver",
+        site="liver",
     ),
     Layout(
         name="amos22",
@@ -105,6 +108,7 @@ PUBLISHED = (
         ),
         left_out=(r"amos_0*(?:50[1-9]|5[1-9]\d|[6-9]\d\d)", "MRI (ids above 500)"),
         paper_key="amos",
+        site="amos",
     ),
     Layout(
         name="btcv",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedpartial.datasets.catalogue import AUTO, LAYOUTS, get_layout
 from fedpartial.datasets.dataset_json import FILE
 from fedpartial.datasets.folder import find_cases, list_files
 from fedpartial.datasets.layout import Found, Layout
+from fedpartial.datasets.own_predictions import is_own_prediction
 from fedpartial.errors import ConfigError
+
+OWN = "label maps written by 'fedpartial predict'"
+"""Why files are left out."""
 
 
 def find_data_set(name: str, folder: Path) -> Found:
@@ -19,9 +24,10 @@ def find_data_set(name: str, folder: Path) -> Found:
     Raises ConfigError for a folder of another layout, of none or of several, and for one without a labelled case.
     """
     chosen = None if name == AUTO else get_layout(name)
-    files = list_files(folder)
+    listed = list_files(folder)
+    files = tuple(file for file in listed if not is_own_prediction(folder.absolute().parent / file))
     if not files:
-        got = "no .nii or .nii.gz file"
+        got = f"nothing but {OWN}" if listed else "no .nii or .nii.gz file"
         remedy = "Is it the right folder, and unpacked? DICOM has to be converted to NIfTI first (dcm2niix)."
         raise _error(folder, "files", got, "a data set of NIfTI files", remedy)
     if chosen is None:
@@ -29,7 +35,8 @@ def find_data_set(name: str, folder: Path) -> Found:
     found = find_cases(chosen, files, folder)
     if not found.labelled:
         raise _nothing_found(found, files, folder)
-    return found
+    predictions = {OWN: len(listed) - len(files)} if len(listed) > len(files) else {}
+    return replace(found, left_out={**found.left_out, **predictions})
 
 
 def resembles(found: Found, folder: Path) -> Layout | None:

@@ -13,19 +13,20 @@ from fedpartial.cli.reply import Reply, answer
 
 EXAMPLES = examples(
     "datalist --list",
-    "datalist auto Task03_Liver --site liver -o my_sites",
+    "datalist auto Task03_Liver -o my_sites",
     "datalist kits19 kits19/data --site kidney -o my_sites --split condistfl",
     "datalist amos22 amos22 --site external -o my_sites",
     "datalist folders our_ct --site clinic -o my_sites --labels 1=liver,2=liver_tumor",
 )
 LAYOUT_HELP = "The data set, for example msd-liver; auto recognises it; --list shows all."
 SITE_HELP = (
-    "Name of the site, as in the job; 'external' is the set for final scores, 'public' are images without labels."
+    "Name of the site, as in the job; by default the usual one of a published data set. 'external' is the set for "
+    "final scores, 'public' are images without labels."
 )
 PRESET_HELP = "Preset whose class names are used; by default that of the paper in --split, else abdomen."
 SPLIT_HELP = (
     "Percent 60/20/20 (the default), numbers of cases 24,0,6, a paper's (condistfl, segviz, psmos, menu, mmds), "
-    "published, or all-testing (the default for external)."
+    "published, or all-testing (the default for external; another site is then for evaluate only)."
 )
 LABELS_HELP = "What label values mean, where the data set does not say it: 1=liver,2=background."
 PATTERN_HELP = "Regular expression for the patient in a case's name: all cases of a patient lie in one split."
