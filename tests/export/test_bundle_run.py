@@ -11,9 +11,10 @@ import pytest
 from exported_networks import write_kind
 from tiny_hospital import write_nifti
 
+from fedpartial.export.bundle import bundle_parser
 from fedpartial.export.exporting import EVERY, export_model
 from fedpartial.export.masks import SHARE, Checked
-from fedpartial.export.source import Source
+from fedpartial.export.source import Source, quiet
 from fedpartial.export.verification import Reference
 
 OBLIQUE = np.array([[0.0, -2.9, 0.4, 20], [-2.5, 0, 0, 30], [0, 0.4, 3.7, -5], [0, 0, 0, 1]])
@@ -39,6 +40,18 @@ def test_an_oblique_scan_gets_the_label_map_of_predict(kinds, tmp_path):
     masks = Checked(model, image(tmp_path / "images")).compare(exported)
     assert masks.num_foreground > 500
     assert masks.good
+
+
+def test_one_slice_keeps_its_axis(kinds, tmp_path):
+    """MONAI drops last axes of length 1 unless it is told otherwise."""
+    _, exported = bundle_of("dynunet", tmp_path)
+    slice_ = write_nifti(tmp_path / "slice.nii.gz", np.full((14, 17, 1), 40, dtype=np.int16), OBLIQUE)
+    changes = {"datalist": [str(slice_)], "output_dir": str(tmp_path), "device": "$torch.device('cpu')"}
+    with quiet():
+        list(bundle_parser(exported.path, **changes).get_parsed_content("run"))
+    found = nibabel.load(tmp_path / "slice_labels.nii.gz")
+    assert (found.shape, found.get_data_dtype()) == ((14, 17, 1), np.uint8)
+    np.testing.assert_allclose(found.affine, OBLIQUE, atol=1e-4)
 
 
 @pytest.mark.slow

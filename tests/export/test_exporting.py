@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from exported_networks import KINDS, TAUGHT, TINY_HEADS, write_kind
 
+import fedpartial
 from fedpartial.errors import ConfigError
 from fedpartial.export import formats
 from fedpartial.export.bundle import CONFIG, METADATA, SCHEMA
@@ -18,6 +21,8 @@ from fedpartial.export.bundle_metadata import metadata_schema
 from fedpartial.export.exporting import EVERY, check_out, export_model, write_description
 from fedpartial.export.source import Source, quiet, random_image
 from fedpartial.export.verification import TOLERANCE, Reference
+
+SLOW_FORMATS = ("torch-export", "onnx", "bundle")
 
 
 @pytest.fixture
@@ -38,6 +43,26 @@ def test_a_torchscript_takes_any_batch_and_size_and_says_what_it_is(source, tmp_
     assert facts["input"]["spacing_mm"] == [2.0, 2.0, 2.0]
     described = json.loads(write_description(source, [found], tmp_path / "out").read_text("utf-8"))
     assert described["files"] == {"model.ts": {"format": "torchscript", "batch": "any", "size": found.size}}
+
+
+@pytest.mark.parametrize("name", ["torchscript", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_FORMATS)])
+def test_no_file_tells_where_it_was_made(source, name, tmp_path):
+    assert export_model(source, Reference(source), EVERY[name], tmp_path).problem is None
+    checked = 0
+    for path in tmp_path.rglob("*"):
+        for content in _contents(path) if path.suffix != ".safetensors" and path.is_file() else ():
+            for place in (Path(fedpartial.__file__).parents[1], Path(torch.__file__).parent, Path.home(), tmp_path):
+                assert f"{place}/".encode() not in content, path.name
+            checked += 1
+    assert checked
+
+
+def _contents(path: Path) -> list[bytes]:
+    """A file, and of a zip archive each of its members."""
+    if not zipfile.is_zipfile(path):
+        return [path.read_bytes()]
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist()]
 
 
 @pytest.mark.parametrize("kind", ["heads", "universal"])

@@ -13,6 +13,8 @@ from fedpartial.export.source import Example, Source
 from fedpartial.presets import Preset
 
 WEIGHTS, PROGRAM = "models/model.pt", "models/model.ts"
+AXES = {"channel_dim": -1, "spatial_ndim": 2}
+"""With these MONAI writes an array (H W D) as it is, one slice too; else it drops last axes of length 1."""
 RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -38,7 +40,9 @@ def inference_config(source: Source, example: Example | None) -> dict:
         },
         "inferer": _inferer(preset, batch),
         "postprocessing": {"_target_": "Compose", "transforms": _postprocessing()},
-        "saver": _saver(),
+        "file_writer": _file_writer(),
+        "saver_options": f"$@file_writer.set_options(data_kwargs={AXES})",
+        "saver": {"_target_": "Compose", "transforms": [_without_channel(), "@saver_options"]},
         "scores": "$torch.no_grad()(lambda image: @inferer(image[None], @network)[0])",
         "segment": "$lambda case: @postprocessing({**case, 'pred': @scores(case['image'])})",
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
@@ -141,7 +145,11 @@ def _postprocessing() -> list[dict]:
     ]
 
 
-def _saver() -> dict:
+def _without_channel() -> dict:
+    return {"_target_": "SqueezeDimd", "keys": "pred", "dim": 0}
+
+
+def _file_writer() -> dict:
     return {
         "_target_": "SaveImaged",
         "keys": "pred",
@@ -151,4 +159,5 @@ def _saver() -> dict:
         "output_dtype": "$numpy.uint8",
         "resample": False,
         "separate_folder": False,
+        "squeeze_end_dims": False,
     }

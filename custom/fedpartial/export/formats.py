@@ -19,6 +19,8 @@ Runner = Callable[[Tensor], Tensor]
 """(N, 1, H, W, D) -> logits (N, C, H, W, D)."""
 FACTS = "metadata.json"
 """Name of the description inside a file of torch."""
+TRACES, WRITERS_OWN = ".debug_pkl", ("version", ".data/serialization_id")
+"""Records of a file of TorchScript: lines of source code, and what torch adds itself when it closes a file."""
 OPSET = 20
 FATAL = 4
 """Of onnxruntime's log only this: its errors are raised as well."""
@@ -52,6 +54,20 @@ def write_torchscript(source: Source, example: Example, path: Path) -> None:
         image = torch.zeros(example.batch, 1, *example.size)
         traced = torch.jit.trace(source.network, image, check_trace=False)
         torch.jit.save(traced, str(path), _extra_files={FACTS: facts})
+    _strip_traces(path)
+
+
+def _strip_traces(path: Path) -> None:
+    """Leave out where each line of the program came from: paths on this machine. Torch has no switch for it, but reads
+    its own format without them."""
+    bare = path.with_name(f"bare-{path.name}")
+    reader, writer = torch._C.PyTorchFileReader(str(path)), torch._C.PyTorchFileWriter(str(bare))
+    for name in reader.get_all_records():
+        if not name.endswith(TRACES) and name not in WRITERS_OWN:
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    bare.replace(path)
 
 
 def load_torchscript(path: Path) -> Runner:

@@ -22,6 +22,8 @@ from fedpartial.training.model_file import ModelInfo, load_model
 
 NUM_EXAMPLES = 2
 """Images of the batch on which a program is made: torch takes a batch of one for a constant."""
+TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
+"""What torch.export notes of the code behind each step: paths on the exporter's machine, which would travel."""
 LEVELS_MIN = 2
 """Voxels that the deepest features of an example have along each axis: instance normalisation needs more than one."""
 
@@ -78,8 +80,17 @@ class Source:
             axes = dict.fromkeys(example.open_axes, torch.export.Dim.AUTO)
             with quiet(), torch.no_grad():
                 image = torch.zeros(example.batch, 1, *example.size)
-                self._programs[example] = torch.export.export(self.network, (image,), dynamic_shapes=(axes,))
+                program = torch.export.export(self.network, (image,), dynamic_shapes=(axes,))
+            self._programs[example] = _without_traces(program)
         return self._programs[example]
+
+
+def _without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            for name in TRACES:
+                node.meta.pop(name, None)
+    return program
 
 
 def inference_network(network: nn.Module, preset: Preset) -> nn.Module:
