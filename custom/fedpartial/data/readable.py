@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from fedpartial.data.faults import Fault, data_fault
+from fedpartial.data.file_names import SUFFIXES
 from fedpartial.data.preprocess import Volume
 
 MIN_VOXEL_MM3 = 1e-9
+EDGES_MM = (0.01, 50.0)
+"""Of voxels. Scouts and thick slices stay below the highest, even micro-CT above the lowest."""
+MAX_EXTENT_MM = 5000.0
+"""Twice the longest table."""
 NO_NUMBERS = "one real number each"
 """What fedpartial.data.preprocess says of colours."""
 NIFTI1_BYTES = 348
@@ -36,7 +41,7 @@ def load_checked(path: Path, field: str, load: Callable[[Path], Volume], faults:
         got = f"more voxels than fit into memory ({type(error).__name__})"
         faults.append(data_fault(path, field, got, "a readable NIfTI file", remedy, "too large for the memory"))
         return None
-    problem = _unusable(path, volume) or _no_spacing(path)
+    problem = unusable(path, volume) or _no_spacing(path)
     faults += problem
     return None if problem else volume
 
@@ -47,7 +52,7 @@ def _no_file(path: Path, field: str) -> Fault | None:
         got = "a folder" if path.is_dir() else "no such file"
         remedy = "Correct the path or restore the file."
         return data_fault(path, field, got, "a NIfTI file", remedy, "a folder" if path.is_dir() else "missing file")
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.endswith(SUFFIXES):
         remedy = "Convert it (for example with 3D Slicer or dcm2niix), or correct the ending of its name."
         return data_fault(path, field, path.name, "a file name with .nii or .nii.gz", remedy, "not NIfTI")
     if path.stat().st_size == 0:
@@ -84,7 +89,7 @@ def _unreadable(path: Path, field: str, error: Exception) -> Fault:
     return data_fault(path, field, got, "a readable NIfTI file", remedy, kind)
 
 
-def _unusable(path: Path, volume: Volume) -> list[Fault]:
+def unusable(path: Path, volume: Volume) -> list[Fault]:
     """What makes a readable volume unusable, if anything."""
     shape, affine = volume.array.shape, volume.affine
     if len(shape) != 3 or 0 in shape:
@@ -96,4 +101,23 @@ def _unusable(path: Path, volume: Volume) -> list[Fault]:
         got, expected = affine.tolist(), "finite numbers and a voxel volume above 0"
         remedy = "Export it again with its orientation and spacing."
         return [data_fault(path, "affine", got, expected, remedy, "no usable affine")]
-    return []
+    return _implausible(path, shape, np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def _implausible(path: Path, shape: tuple[int, ...], edges: np.ndarray) -> list[Fault]:
+    """A header in metres or micrometres, or one that is damaged: its grid would fill any memory, or be one voxel."""
+    low, high = EDGES_MM
+    extent = edges * shape
+    if low <= edges.min() and edges.max() <= high and extent.max() <= MAX_EXTENT_MM:
+        return []
+    voxel, whole = (" x ".join(f"{mm:.4g}" for mm in values) for values in (edges, extent))
+    return [
+        data_fault(
+            path,
+            "affine",
+            f"voxels of {voxel} mm, an image of {whole} mm",
+            f"edges of {low:g} to {high:g} mm, and at most {MAX_EXTENT_MM / 1000:g} m along each axis",
+            "Is its header in another unit? Export it again with its spacing in mm.",
+            "implausible spacing",
+        )
+    ]
