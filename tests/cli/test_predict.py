@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedpartial.cli.commands.predict import predict as command
 from fedpartial.cli.main import app
 from fedpartial.cli.predict import target_path
 from fedpartial.data.label_names import read_facts, read_names
+from fedpartial.inference.journal import JOURNAL, LOCK
 from fedpartial.networks.fusion import Fusion, Rule
 from fedpartial.presets import get_preset
 
@@ -81,7 +83,7 @@ def scan(path: Path, value: int = 0) -> Path:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def test_a_wrong_image_is_named_and_the_others_are_done(predict, tmp_path):
@@ -118,10 +120,28 @@ def test_what_is_done_is_not_done_again_until_the_image_changes(predict, tmp_pat
     again = predict("a.nii.gz", "b.nii.gz")
     assert (again.exit_code, FakePredictor.seen) == (0, 2)
     assert "2 of 2 done before" in again.stdout
-    scan(tmp_path / "a.nii.gz", value=-7)
     (tmp_path / "out" / "b_labels.nii.gz").unlink()
     assert predict("a.nii.gz", "b.nii.gz").exit_code == 0
-    assert FakePredictor.seen == 4
+    assert FakePredictor.seen == 3
+    scan(tmp_path / "a.nii.gz", value=-7)
+    refused = predict("a.nii.gz", "b.nii.gz")
+    assert refused.exit_code == 2
+    assert "a: image: got 'a file that has changed'" in refused.stderr
+    assert predict("a.nii.gz", "b.nii.gz", options=("--force",)).exit_code == 0
+    assert FakePredictor.seen == 5
+
+
+def test_another_patients_image_of_the_same_name_replaces_nothing(predict, tmp_path):
+    scan(tmp_path / "patient Müller" / "ct.nii.gz"), scan(tmp_path / "patient b" / "ct.nii.gz")
+    assert predict("patient Müller/ct.nii.gz").exit_code == 0
+    before = (tmp_path / "out" / "ct_labels.nii.gz").read_bytes()
+    refused = predict("patient b/ct.nii.gz")
+    assert (refused.exit_code, FakePredictor.seen) == (2, 1)
+    assert "ct: image: got 'another file of this name'" in refused.stderr
+    assert "Give another folder, or --force" in refused.stderr
+    assert (tmp_path / "out" / "ct_labels.nii.gz").read_bytes() == before
+    assert "ller" not in (tmp_path / "out" / JOURNAL).read_text(encoding="utf-8"), "folders may name patients"
+    assert predict("patient b/ct.nii.gz", options=("--force",)).exit_code == 0
 
 
 def test_another_model_is_an_error_before_anything_is_done(predict, tmp_path):
@@ -131,7 +151,7 @@ def test_another_model_is_an_error_before_anything_is_done(predict, tmp_path):
     refused = predict("b.nii.gz", "a.nii.gz")
     assert (refused.exit_code, FakePredictor.seen) == (2, 1)
     assert "predictions.json: a: model: got" in refused.stderr
-    assert "Give --force" in refused.stderr
+    assert "--force to segment again" in refused.stderr
     assert predict("b.nii.gz", "a.nii.gz", options=("--force",)).exit_code == 0
     assert FakePredictor.seen == 3
 
@@ -185,9 +205,49 @@ def test_nothing_of_others_is_replaced(predict, tmp_path):
 
 def test_several_label_maps_do_not_fit_into_a_file(predict, tmp_path):
     scan(tmp_path / "a.nii.gz"), scan(tmp_path / "b.nii.gz"), scan(tmp_path / "c.nii.gz")
-    refused = predict("a.nii.gz", "b.nii.gz", out="c.nii.gz")
-    assert refused.exit_code == 2
-    assert "a folder for several label maps" in refused.stderr
+    for names, out in ((("a.nii.gz", "b.nii.gz"), "new.nii.gz"), (("a.nii.gz", "gone.nii.gz"), "c.nii.gz")):
+        refused = predict(*names, out=out)
+        assert refused.exit_code == 2
+        assert "Several inputs need a folder" in refused.stderr
+    assert predict("a.nii.gz", "b.nii.gz", out="c.nii.gz/below").exit_code == 2
+    assert FakePredictor.seen == 0
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_segmented(predict, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    scan(tmp_path / "a.nii.gz")
+    monkeypatch.setattr("fedpartial.cli.predict.tempfile.TemporaryFile", refuse)
+    refused = predict("a.nii.gz")
+    assert (refused.exit_code, FakePredictor.seen) == (2, 0)
+    assert "expected a folder in which you may write" in refused.stderr
+
+
+def test_a_full_disk_is_one_line_that_names_the_label_map(predict, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    scan(tmp_path / "a.nii.gz")
+    monkeypatch.setattr("nibabel.save", full)
+    stopped = predict("a.nii.gz")
+    assert stopped.exit_code == 1
+    assert "no space left for a_labels.nii.gz in" in stopped.stderr
+    assert not list((tmp_path / "out").glob("*a_labels*"))
+
+
+def test_a_grid_that_cannot_be_one_is_named_and_the_others_are_done(predict, tmp_path):
+    scan(tmp_path / "a.nii.gz")
+    write_nifti(tmp_path / "b.nii.gz", np.zeros(SHAPE, dtype=np.int16), np.diag([1e20, 1.0, 1.0, 1.0]))
+    done = predict("a.nii.gz", "b.nii.gz")
+    assert (done.exit_code, FakePredictor.seen) == (2, 1)
+    assert "b.nii.gz: affine: got voxels of 1e+20 x 1 x 1 mm" in done.stderr
+
+
+def test_label_maps_among_the_images_are_remarked_and_not_segmented(predict, tmp_path):
+    scan(tmp_path / "scans" / "a.nii.gz")
+    assert "holds the images too" in predict("scans", out="scans").stderr
+    assert "1 of 1 done before" in predict("scans", out="scans").stdout
 
 
 def test_each_class_has_a_mask_of_its_own_name(predict, tmp_path):

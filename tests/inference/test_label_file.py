@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+
 import nibabel
 import numpy as np
 import pytest
@@ -33,7 +36,11 @@ def test_every_field_of_the_geometry_is_the_images(tmp_path, kind, sform, qform)
     image.set_qform(OBLIQUE if qform else None, qform)
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_slope_inter(2.0, -1024.0)
-    image.header["cal_max"], image.header["descrip"] = 400, b"A patient's name"
+    image.header["cal_max"] = 400
+    texts = [name for name in image.header if image.header[name].dtype.kind == "S" and name != "magic"]
+    for name in texts:
+        image.header[name] = b"Mueller^Hans"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Mueller^Hans"))
     nibabel.save(image, tmp_path / "ct.nii.gz")
     save_label(LABEL, tmp_path / "l.nii.gz", like=tmp_path / "ct.nii.gz", names=NAMES, model="m")
     source, found = nibabel.load(tmp_path / "ct.nii.gz"), nibabel.load(tmp_path / "l.nii.gz")
@@ -43,7 +50,9 @@ def test_every_field_of_the_geometry_is_the_images(tmp_path, kind, sform, qform)
     np.testing.assert_array_equal(np.asanyarray(found.dataobj), LABEL)
     assert (type(found), found.get_data_dtype()) == (kind, np.uint8)
     assert (int(found.header["intent_code"]), float(found.header["cal_max"])) == (1002, 0.0)
-    assert b"patient" not in (tmp_path / "l.nii.gz").read_bytes() + bytes(found.header["descrip"])
+    assert len(texts) >= 3
+    assert b"Muelle" in gzip.decompress((tmp_path / "ct.nii.gz").read_bytes())
+    assert b"Mue" not in gzip.decompress((tmp_path / "l.nii.gz").read_bytes())
     assert read_names(tmp_path / "l.nii.gz") == NAMES
     assert read_facts(tmp_path / "l.nii.gz")["model"] == "m"
 
@@ -77,6 +86,14 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_an_error_of_the_system_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match=r"'[^']*[/\\]a\.txt'") as error, replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("text")
+    assert str(os.getpid()) not in error.value.filename.rpartition("/")[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_viewers_get_the_colours_of_every_picture(tmp_path):

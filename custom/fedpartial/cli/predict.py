@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from fedpartial import __version__
 from fedpartial.cli.reply import SUCCESS, USER_ERROR, Reply
 from fedpartial.data.file_names import LABELS, SUFFIXES, stem_of
-from fedpartial.errors import ConfigError, DataFaults
+from fedpartial.errors import FULL, ConfigError, DataFaults, NoSpaceLeft
 
 if TYPE_CHECKING:
     from fedpartial.cli.predict_scan import Job
@@ -44,6 +45,7 @@ def predict_all(request: Request, reply: Reply) -> int:
 
     fusion = chosen_fusion(request.rule, request.priority)
     scans, faults = find_scans(request.inputs)
+    check_single(request.out, several=len(scans) + len(faults) > 1)
     single = is_file(request.out, several=len(scans) > 1)
     targets = {scan.name: target_path(Path(scan.name), request.out, several=len(scans) > 1) for scan in scans}
     check_out(request, scans, targets)
@@ -52,9 +54,13 @@ def predict_all(request: Request, reply: Reply) -> int:
     if predictor.remark:
         reply.warn(predictor.remark)
     job = open_job(request, predictor, single, reply)
+    check_writable(request.out.parent if single else request.out)
     if job.journal:
+        if request.out.resolve() in {scan.path.resolve().parent for scan in scans}:
+            reply.warn(f"{request.out} holds the images too: its label maps will lie among them")
         if not request.force:
-            job.journal.check(targets, job.made_with)
+            for scan in scans:
+                job.journal.check(scan.name, scan.source, scan.stamp, job.made_with)
         save_viewer_colours(job, request.out)
     wrong = segment_all(job, scans, targets)
     return USER_ERROR if faults or wrong else SUCCESS
@@ -127,6 +133,26 @@ def target_path(image: Path, out: Path, *, several: bool) -> Path:
 def is_file(out: Path, *, several: bool) -> bool:
     """Whether --out names the label map itself."""
     return out.name.endswith(SUFFIXES) and not several and not out.is_dir()
+
+
+def check_single(out: Path, *, several: bool) -> None:
+    """ConfigError where --out names one label map for several images."""
+    if several and out.name.endswith(SUFFIXES) and not out.is_dir():
+        raise _wrong_out(out, "one file for several inputs", "a folder", "Several inputs need a folder.")
+
+
+def check_writable(folder: Path) -> None:
+    """ConfigError where nothing can be written into a folder; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        if error.errno in FULL:
+            raise NoSpaceLeft("label maps", folder) from error
+        remedy = "Name another folder, or ask for the right to write there."
+        got = f"{error.strerror} ({type(error).__name__})"
+        raise _wrong_out(folder, got, "a folder in which you may write", remedy) from error
 
 
 def check_out(request: Request, scans: Sequence[Scan], targets: Mapping[str, Path]) -> None:

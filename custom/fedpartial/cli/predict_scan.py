@@ -18,7 +18,7 @@ from fedpartial.inference.inputs import Scan
 from fedpartial.inference.journal import Done, Journal
 from fedpartial.inference.label_file import replacing, save_colours, save_image, save_label
 from fedpartial.inference.predictor import Predictor, class_path
-from fedpartial.inference.volumes import VOLUMES, save_volumes, volumes_ml
+from fedpartial.inference.volumes import volumes_ml
 
 LABEL_FILES, IMAGE, PICTURE = "labels", "image", "picture"
 COLOURS = "labels"
@@ -49,7 +49,9 @@ class Job:
 
 def finished(scan: Scan, job: Job) -> Done | None:
     """What an earlier run has done; None where the scan must be segmented."""
-    return None if job.journal is None or job.force else job.journal.finished(scan.name, scan.stamp, job.made_with)
+    if job.journal is None or job.force:
+        return None
+    return job.journal.finished(scan.name, scan.source, scan.stamp, job.made_with)
 
 
 def complete(scan: Scan, done: Done, target: Path, job: Job) -> Done:
@@ -82,7 +84,7 @@ def segment_scan(scan: Scan, target: Path, job: Job, advance: Callable[[Scan, in
     files |= _extras(scan, volume, label, target, _wanted(scan, job), job)
     seconds = round(time.monotonic() - start, 2)
     done = Done(
-        input=str(scan.path), stamp=stamp, made_with=job.made_with, files=files, volumes_ml=volumes, seconds=seconds
+        input=scan.source, stamp=stamp, made_with=job.made_with, files=files, volumes_ml=volumes, seconds=seconds
     )
     _remember(scan, done, job)
     found = ", ".join(f"{name} {ml:.1f} ml" for name, ml in volumes.items() if ml) or "nothing found"
@@ -117,10 +119,7 @@ def _remember(scan: Scan, done: Done, job: Job) -> None:
     """Journal, volumes and colours of the folder, after every scan: an interruption loses nothing."""
     if job.journal is None:
         return
-    folder = job.journal.folder
-    job.journal.record(scan.name, done)
-    rows = {name: one.volumes_ml for name, one in job.journal.scans.items()}
-    save_volumes(folder / VOLUMES, rows, job.names.values())
+    job.journal.record(scan.name, done, job.names.values())
 
 
 def save_viewer_colours(job: Job, folder: Path) -> None:

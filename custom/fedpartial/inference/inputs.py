@@ -16,7 +16,9 @@ from fedpartial.data.file_names import SUFFIXES, stem_of
 from fedpartial.data.integrity import Fault, load_checked, raise_for_faults
 from fedpartial.data.label_names import read_names
 from fedpartial.data.preprocess import Volume, load_image
+from fedpartial.data.readable import unusable
 from fedpartial.errors import DataFaults
+from fedpartial.inference.journal import short_hash
 
 REMEDY = "Give NIfTI files (.nii, .nii.gz), folders of them, or folders of DICOM series."
 
@@ -39,6 +41,11 @@ class Scan:
         return None if self.series is None else self.series.remark
 
     @property
+    def source(self) -> str:
+        """Tells it from other inputs, without its path."""
+        return short_hash("\n".join((str(self.path.resolve()), self.series.uid if self.series else "")))
+
+    @property
     def stamp(self) -> dict[str, int]:
         """Tells an input from what it was earlier."""
         found = [file.stat() for file in self.files]
@@ -52,6 +59,7 @@ class Scan:
             raise_for_faults(faults)
         else:
             volume = load_series(self.series)
+            raise_for_faults(unusable(self.path, volume))
         if broken := volume.array.size - np.count_nonzero(np.isfinite(volume.array)):
             got, remedy = f"{broken} NaN or infinite voxels", "Export the image again."
             raise DataFaults([_fault(self.path, "intensities", got, "finite numbers", remedy)])
@@ -81,7 +89,7 @@ def find_scans(inputs: Sequence[Path]) -> tuple[list[Scan], list[Fault]]:
 
 def _scans_of(given: Path, faults: list[Fault]) -> Iterable[Scan]:
     if given.is_dir():
-        return _nifti_in(given) or _dicom_below(given, faults)
+        return _nifti_in(given, faults)
     if not given.exists():
         raise DataFaults([_fault(given, "input", "no such file or folder", "an image", "Correct the path.")])
     if not given.name.endswith(SUFFIXES):
@@ -98,9 +106,14 @@ def _nifti(path: Path) -> Scan:
     return Scan(name=stem_of(path.name), path=path)
 
 
-def _nifti_in(folder: Path) -> list[Scan]:
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and path.is_file())
-    return [_nifti(path) for path in files if not path.name.startswith(".") and not is_label_map(path)]
+def _nifti_in(folder: Path, faults: list[Fault]) -> list[Scan]:
+    """The NIfTI files in a folder; without any, the DICOM series below."""
+    named = sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    lost = [path for path in named if not path.exists()]
+    remedy = "It is a link to a file that is gone: restore the file, or remove the link."
+    faults += [_fault(path, "input", "no such file", "an image", remedy) for path in lost]
+    scans = [_nifti(path) for path in named if path.is_file() and not is_label_map(path)]
+    return scans if scans or lost else _dicom_below(folder, faults)
 
 
 def is_label_map(path: Path) -> bool:

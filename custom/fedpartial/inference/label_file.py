@@ -11,22 +11,36 @@ import numpy as np
 
 from fedpartial.data.label_names import embed_names
 from fedpartial.data.preprocess import Volume
+from fedpartial.errors import needs_space
 from fedpartial.evaluation.colours import colour
 from fedpartial.evaluation.formats import class_label
 
 SCANNER = 1
 """NIfTI's code for coordinates of the scanner, which is what DICOM gives."""
+GEOMETRY = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+"""Fields of a NIfTI header that say where voxels lie, with the first four of "pixdim"."""
 INT16 = np.iinfo(np.int16)
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside ``target`` to write to; it replaces the target when the block ends, and is gone when it fails."""
+    """A path beside ``target`` to write to; it replaces the target when the block ends, and is gone when it fails.
+
+    Raises NoSpaceLeft, and other errors of the system with the target's name.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with needs_space(target.name, target.parent):
+            yield temporary
+            os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)) != temporary:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,17 +70,17 @@ def save_image(volume: Volume, target: Path) -> None:
 
 
 def _of_file(label: np.ndarray, path: Path):
-    """Without what belongs to the grey values: scaling, display range, remarks and foreign extensions."""
+    """A new header with the geometry only: any text of the old one may name a patient."""
     import nibabel
 
     source = nibabel.load(path)
-    header = source.header.copy()
-    header.extensions.clear()
-    header.set_data_dtype("uint8")
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = header["aux_file"] = b""
     kind = nibabel.Nifti2Image if isinstance(source, nibabel.Nifti2Image) else nibabel.Nifti1Image
+    header = kind.header_class(endianness=source.header.endianness)
+    header.set_data_dtype("uint8")
+    header.set_data_shape(label.shape)
+    for name in GEOMETRY:
+        header[name] = source.header[name]
+    header["pixdim"][:4] = source.header["pixdim"][:4]
     return kind(label, None, header)
 
 

@@ -46,10 +46,16 @@ def known_channels(network: nn.Module, preset: Preset) -> list[int]:
 
     A network with one head for all classes names no head of its own.
     """
-    named = getattr(network, "head_channels", ())
-    if named or isinstance(network, KnownClasses):
-        return sorted(named)
-    return list(range(1, preset.label_space.num_channels))
+    if answers_all(network, preset):
+        return list(range(1, preset.label_space.num_channels))
+    return sorted(network.head_channels)
+
+
+def answers_all(network: nn.Module, preset: Preset) -> bool:
+    """Whether one head of the network has all classes, so that each of them can win, taught or not."""
+    if isinstance(preset.network, UniversalConfig) or isinstance(network, KnownClasses):
+        return False
+    return not getattr(network, "head_channels", ())
 
 
 def load_personal(global_path: Path, local_path: Path) -> tuple[Personalised, Preset]:

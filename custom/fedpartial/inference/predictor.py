@@ -13,12 +13,13 @@ from fedpartial.data.file_names import LABELS, stem_of, suffix_of
 from fedpartial.data.geometry import Grid
 from fedpartial.data.preprocess import Volume, preprocess_image
 from fedpartial.errors import ConfigError
-from fedpartial.inference.models import known_channels, load_network, load_personal
+from fedpartial.inference.models import answers_all, known_channels, load_network, load_personal
 from fedpartial.inference.restoring import restore_rows
 from fedpartial.inference.sliding import Progress, longest_axis, sliding_scores
 from fedpartial.networks.assembled import AssembledNetwork
 from fedpartial.networks.fusion import Decide, Fusion
 from fedpartial.networks.personal import Personalised, decide_personal, lesions_in_organs
+from fedpartial.training.model_file import read_info
 from fedpartial.training.precision import select_precision
 
 
@@ -40,6 +41,7 @@ class Predictor:
             raise _wrong(model_path, "heads", "none", "a model with heads for --fusion", "Leave the option out.")
         self.fusion, self.precision = fusion or Fusion(), select_precision(device, where="--device")
         self.decide = self._rule(network)
+        self.says_annotated = read_info(path).annotated is not None
         self.network = network.to(self.precision.device, memory_format=torch.channels_last_3d)
 
     def _rule(self, network: nn.Module) -> Decide:
@@ -54,6 +56,11 @@ class Predictor:
         if isinstance(self.network, Personalised) and self.network.adds_nothing:
             return (
                 "the local model has every class of the global one, which adds nothing: are they the right way round?"
+            )
+        if not self.says_annotated and answers_all(self.network, self.preset):
+            return (
+                "the model file does not say which classes were annotated: one that no site has outlined may appear "
+                "anywhere"
             )
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 import fedpartial
 from fedpartial.errors import ConfigError
@@ -17,6 +17,9 @@ from fedpartial.labels import BACKGROUND
 from fedpartial.networks.canonical import describe_mismatch
 from fedpartial.training.checkpoint import read_tensors, write_tensors
 from fedpartial.training.plan import Plan
+
+WRONG_FILE = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+"""What reading another file raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +71,49 @@ def load_model(path: Path) -> tuple[dict[str, np.ndarray], ModelInfo]:
     """Weights and origin of a model file; ConfigError for anything else."""
     try:
         tensors, metadata = read_tensors(path)
-        info = json.loads(metadata["fedpartial"])
-        info["classes"] = tuple(info["classes"])
-        if info.get("annotated") is not None:
-            info["annotated"] = tuple(info["annotated"])
-        return {name: tensor.numpy() for name, tensor in tensors.items()}, ModelInfo(**info)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            where=str(path),
-            field="(file)",
-            got=f"{type(error).__name__}: {error}",
-            expected="a model written by this project (safetensors)",
-            remedy="Give the path of a global_model.safetensors.",
-        ) from error
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, _info(metadata)
+    except WRONG_FILE as error:
+        raise _no_model(path, error) from error
+
+
+def read_info(path: Path) -> ModelInfo:
+    """The origin of a model file, without its weights; ConfigError for anything else."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _info(file.metadata() or {})
+    except WRONG_FILE as error:
+        raise _no_model(path, error) from error
+
+
+def _info(metadata: Mapping[str, str]) -> ModelInfo:
+    info = json.loads(metadata["fedpartial"])
+    info["classes"] = tuple(info["classes"])
+    if info.get("annotated") is not None:
+        info["annotated"] = tuple(info["annotated"])
+    return ModelInfo(**info)
+
+
+def _no_model(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        where=str(path),
+        field="(file)",
+        got=_found(path, error),
+        expected="a model written by this project (safetensors)",
+        remedy="Give the path of a global_model.safetensors.",
+    )
+
+
+def _found(path: Path, error: Exception) -> str:
+    """What lies there instead of a model, in words for its user."""
+    if path.is_dir():
+        return "a folder"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, KeyError):
+        return "not a model file of this project (safetensors of another program)"
+    if isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    return f"not a model file of this project, or a damaged one ({type(error).__name__}: {error})"
 
 
 def check_fits(path: Path, weights: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
