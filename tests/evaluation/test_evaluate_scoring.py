@@ -19,6 +19,7 @@ from fedpartial.evaluation.comparable import comparable, with_lesions
 from fedpartial.evaluation.evaluation_record import validate_evaluation
 from fedpartial.evaluation.metrics import score_case
 from fedpartial.evaluation.prediction_files import case_names, find_prediction, named_values, read_meaning
+from fedpartial.evaluation.private_paths import without_folders
 from fedpartial.evaluation.scored_case import ScoreTask, score_files
 from fedpartial.labels import LabelSpace, Organ
 
@@ -202,6 +203,19 @@ def test_labels_that_are_not_understood_are_refused(text):
 
 def test_results_are_the_same_from_two_processes():
     assert sorted(in_processes(abs, [-1, -2, -3], 2)) == sorted(in_processes(abs, [-1, -2, -3], 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/data/Meier/ct.nii.gz: label: got /data/Meier/labels/a.nii.gz", "ct.nii.gz: label: got labels/a.nii.gz"),
+        ("/data/Meier: a: got nothing", "Meier: a: got nothing"),
+        ("/data/Meier2/ct.nii.gz: a", "/data/Meier2/ct.nii.gz: a"),
+        ("pred/ct.nii.gz: got other_pred/x", "ct.nii.gz: got other_pred/x"),
+    ],
+)
+def test_folders_are_taken_out_of_a_text(text, expected):
+    assert without_folders(text, [Path("/data/Meier"), Path("pred"), Path(".")]) == expected
 
 
 def test_the_schema_refuses_what_is_not_in_it():

@@ -145,7 +145,8 @@ def _raised(check: Callable[[], object]) -> list[ConfigError]:
 def _check_datalist(site: SiteConfig, space: LabelSpace | None) -> None:
     by_split = read_datalist(site)
     if site.name != EXTERNAL and not by_split["training"]:
-        raise _datalist_error(site, "training", [], "at least one case", "List the annotated training cases.")
+        remedy = f"List the annotated training cases. A set for final scores alone is site {EXTERNAL}."
+        raise _datalist_error(site, "training", [], "at least one case", remedy)
     for case in _cases(by_split):
         if space is not None and case.labels is not None:
             labelled_mask(case, site, space)
