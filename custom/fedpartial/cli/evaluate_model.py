@@ -31,6 +31,7 @@ def segment_cases(
     make_writable(folder)
     job = open_job(request, predictor, False, reply)
     if not force:
-        job.journal.check(targets, job.made_with)
+        for scan in scans:
+            job.journal.check(scan.name, scan.source, scan.stamp, job.made_with)
     save_viewer_colours(job, folder)
     segment_all(job, scans, targets)
