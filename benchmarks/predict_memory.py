@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--ct", type=Path, help="where the CT is kept for the next time")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.ct and (arguments.ct.is_dir() or not arguments.ct.name.endswith(".nii.gz")):
+        parser.error(f"--ct: got {arguments.ct}; expected a .nii.gz file, which is made where it is missing")
     if arguments.step:
         print(json.dumps(STEPS[arguments.step](arguments)))
         return

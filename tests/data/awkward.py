@@ -44,6 +44,11 @@ def case(
     return {"image": "ct.nii.gz", "label": "seg.nii.gz"}
 
 
+def spaced(root: Path, *edges: float) -> dict[str, str]:
+    """The image only says so."""
+    return case(root, image_affine=np.diag([*map(float, edges), 1.0]), label_affine=SPACING)
+
+
 def moved(mm: float) -> np.ndarray:
     affine = SPACING.copy()
     affine[0, 3] += mm
@@ -196,6 +201,10 @@ AWKWARD: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "another compression": (lambda root: replaced(root, b"PK\x03\x04" + bytes(400)), "unreadable"),
     "NaN affine": (lambda root: with_header(root, nan_affine), "no usable affine"),
     "zero spacing": (lambda root: with_header(root, zero_spacing), "no usable affine"),
+    "spacing of a damaged header": (lambda root: spaced(root, 1e20, 1, 1), "implausible spacing"),
+    "header in another unit": (lambda root: spaced(root, 900, 900, 900), "implausible spacing"),
+    "thick beyond belief": (lambda root: spaced(root, 2, 2, 60), "implausible spacing"),
+    "header in metres": (lambda root: spaced(root, 0.002, 0.002, 0.005), "implausible spacing"),
     "huge header": (lambda root: with_header(root, huge), "too large for the memory"),
     "folder": (folder, "a folder"),
     "missing": (lambda root: {**case(root), "image": "no such.nii.gz"}, "missing file"),

@@ -9,6 +9,7 @@ import pytest
 from tiny_hospital import write_nifti
 
 from fedpartial.data.dicom import Series
+from fedpartial.data.preprocess import Volume
 from fedpartial.errors import DataFaults
 from fedpartial.inference import inputs
 from fedpartial.inference.inputs import find_scans
@@ -66,6 +67,17 @@ def test_a_folder_without_images_says_where_some_are(tmp_path):
         find_scans([tmp_path])
 
 
+def test_a_link_to_a_file_that_is_gone_is_named(tmp_path):
+    image(tmp_path / "a.nii")
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    found, (fault,) = find_scans([tmp_path])
+    assert [scan.name for scan in found] == ["a"]
+    assert (fault.file.name, fault.got) == ("gone.nii.gz", "no such file")
+    (tmp_path / "a.nii").unlink()
+    with pytest.raises(DataFaults, match=r"gone\.nii\.gz: input: got no such file"):
+        find_scans([tmp_path])
+
+
 @pytest.fixture
 def hospital(tmp_path, monkeypatch):
     """patient/CT has one series, patient/more two of one number, patient/broken a fault; none is really read."""
@@ -89,6 +101,15 @@ def test_series_are_called_after_their_folders(hospital):
     assert [scan.name for scan in found] == ["patient-CT", "patient-more-series_3-1", "patient-more-series_3-2"]
     assert faults == ["broken: slices: missing"]
     assert names(hospital / "CT") == ["CT"]
+    assert len({scan.source for scan in found}) == 3, "two series of one folder are two images"
+
+
+def test_a_series_in_another_unit_is_refused_when_it_is_loaded(hospital, monkeypatch):
+    volume = Volume(array=np.zeros((4, 3, 2), np.float32), affine=np.diag([900.0, 900, 900, 1]))
+    monkeypatch.setattr(inputs, "load_series", lambda series: volume)
+    (scan,), _ = find_scans([hospital / "CT"])
+    with pytest.raises(DataFaults, match="Is its header in another unit"):
+        scan.load()
 
 
 def test_an_image_with_nan_is_refused_when_it_is_loaded(tmp_path):

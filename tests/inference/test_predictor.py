@@ -10,6 +10,7 @@ from federation import TINY, tiny_plan
 from fedpartial import presets
 from fedpartial.data.preprocess import load_image, preprocess_image, restore_logits
 from fedpartial.errors import ConfigError
+from fedpartial.inference.models import known_channels
 from fedpartial.inference.predictor import Predictor, class_path
 from fedpartial.networks.assembled import assemble
 from fedpartial.networks.build import build_network
@@ -67,6 +68,20 @@ def test_a_class_that_nobody_annotated_is_no_class_of_the_model(model, image):
     predictor = Predictor(model, device="cpu")
     assert list(predictor.names.values()) == ["liver", "liver_tumor", "kidney"]
     assert not predictor.segment(load_image(image)).any()
+
+
+def test_a_model_that_does_not_say_what_was_annotated_is_remarked(model, assembled):
+    assert "does not say which classes were annotated" in Predictor(model, device="cpu").remark
+    assert Predictor(assembled, device="cpu").remark is None, "a head is there for each class that was taught"
+    weights, _ = load_model(model)
+    save_model(model, weights, model_info(tiny_plan(), 2, annotated=TINY.label_space.classes))
+    assert Predictor(model, device="cpu").remark is None
+
+
+def test_a_joint_head_knows_all_classes_and_private_heads_their_own():
+    joint, private = build_network(SMALL, seed=0), build_network(SMALL, seed=0, head_classes=["spleen", "liver"])
+    assert known_channels(joint, SMALL) == list(range(1, SMALL.label_space.num_channels))
+    assert known_channels(private, SMALL) == sorted(SMALL.label_space.index(name) for name in ("liver", "spleen"))
 
 
 def test_progress_ends_with_all_windows(model, image):

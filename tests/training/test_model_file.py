@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.networks.build import build_network
 from fedpartial.networks.canonical import canonical_state
 from fedpartial.training.checkpoint import write_tensors
-from fedpartial.training.model_file import check_fits, load_model, model_info, save_model
+from fedpartial.training.model_file import check_fits, load_model, model_info, read_info, save_model
 from fedpartial.training.plan import Plan
 
 
@@ -118,6 +119,28 @@ def test_anything_else_is_refused_with_its_path(saved, spoil):
         load_model(saved)
     assert caught.value.where == str(saved)
     assert "safetensors" in caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (make_folder, "^a folder$"),
+        (remove, "^no such file$"),
+        (lambda path: path.write_text('{"site": 1}'), "^not a model file of this project, or a damaged one"),
+        (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(300)), "^not a model file of this project"),
+        (write_foreign, r"^not a model file of this project \(safetensors of another program\)"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_model, read_info])
+def test_what_lies_there_instead_is_said(saved, read, spoil, words):
+    spoil(saved)
+    with pytest.raises(ConfigError) as caught:
+        read(saved)
+    assert re.search(words, caught.value.got)
+
+
+def test_the_origin_can_be_read_alone(saved):
+    assert read_info(saved) == load_model(saved)[1]
 
 
 def test_a_pickle_is_never_run(saved, tmp_path):
