@@ -101,7 +101,8 @@ def test_a_class_without_voxels_and_the_room_that_prepared_cases_take(tmp_path):
     site = write_site(tmp_path, {"training": [entry]})
     survey = SiteSurvey(site=site, cases=(survey_of(tmp_path, entry),))
     assert [found.present for found in survey.classes] == [1, 0]
-    assert [remark.kind for remark in survey.remarks] == ["class without voxels"]
+    unscored = ["no labelled testing case", "no labelled validation case"]
+    assert [remark.kind for remark in survey.remarks] == ["class without voxels", *unscored]
     folder = prepare_cases(site, PRESET).training[0].folder
     arrays = sum(np.load(folder / f"{name}.npy", mmap_mode="r").nbytes for name in ("image", "label"))
     assert survey.stored_bytes == arrays

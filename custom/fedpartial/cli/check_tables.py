@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedpartial.evaluation.formats import UNDEFINED, class_label, plural, size
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNNAMED_VALUES = "unnamed label values"
 AXES = ("along axis 1", "along axis 2", "along axis 3")
 RANGED = ("shape", "spacing_mm", "intensities")
 INTENSITIES = ("lowest", "percentile 0.5", "percentile 99.5", "highest")
@@ -100,8 +102,15 @@ def _fault_table(faults: Sequence[Fault], root: Path, title: str, style: str) ->
     table.add_column("remedy", ratio=5, overflow="fold")
     for kind, same in _by_kind(faults).items():
         files = str(len({fault.file for fault in same}))
-        table.add_row(Text(kind, style=style), files, Text(_example(same[0], root)), Text(same[0].remedy))
+        shown = _example(same[0], root) + (_all_values(same) if kind == UNNAMED_VALUES else "")
+        table.add_row(Text(kind, style=style), files, Text(shown), Text(same[0].remedy))
     return table
+
+
+def _all_values(faults: Sequence[Fault]) -> str:
+    """The values of all files, which one file alone does not show."""
+    values = sorted({int(value) for fault in faults for value in re.findall(r"\b\d+\b", str(fault.got).split("(")[0])})
+    return f"; in all files: {', '.join(map(str, values))}" if len(faults) > 1 else ""
 
 
 def _by_kind(faults: Sequence[Fault]) -> dict[str, list[Fault]]:

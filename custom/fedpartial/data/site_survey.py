@@ -54,7 +54,7 @@ class SiteSurvey:
     @property
     def remarks(self) -> tuple[Fault, ...]:
         of_cases = (remark for case in self.cases for remark in case.remarks)
-        return (*of_cases, *self.repeats_of_split, *_absent_classes(self))
+        return (*of_cases, *self.repeats_of_split, *_absent_classes(self), *_unscored_splits(self))
 
     @property
     def by_split(self) -> dict[str, int]:
@@ -130,6 +130,23 @@ def _absent_classes(survey: SiteSurvey) -> Iterator[Fault]:
             got, expected = f"no case with voxels of {found.name}", "some"
             why = "Are the label values in the site file right?"
             yield data_fault(survey.site.datalist, "labels", got, expected, why, "class without voxels")
+
+
+def _unscored_splits(survey: SiteSurvey) -> Iterator[Fault]:
+    """Of a site that trains: labelled cases that are missing where a model would be chosen or scored."""
+    labelled = {one.case.split for one in survey.cases if one.case.label is not None}
+    if "training" not in labelled:
+        return
+    if "testing" not in labelled:
+        instead = "The validation cases are scored." if "validation" in labelled else "Nothing can be scored here."
+        yield _missing_split(survey, "testing", instead)
+    if "validation" not in labelled:
+        yield _missing_split(survey, "validation", "This site has no say in which round's model is the best.")
+
+
+def _missing_split(survey: SiteSurvey, split: str, remedy: str) -> Fault:
+    got, kind = "no labelled case", f"no labelled {split} case"
+    return data_fault(survey.site.datalist, split, got, "at least one", remedy, kind)
 
 
 def _preparing(case: CaseSurvey) -> int:

@@ -255,7 +255,7 @@ class FinalReport:
                 f"its heads are fused by the rule {self.fusion.rule!r}."
             )
         if not external:
-            notes.append("No external set: write local/sites/external.json at the server to score one.")
+            notes.append("No external set: a site file external.json (at a server in local/sites) gives one.")
         return notes
 
 
