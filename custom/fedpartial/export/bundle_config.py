@@ -146,7 +146,9 @@ def _postprocessing() -> list[dict]:
 
 
 def _without_channel() -> dict:
-    return {"_target_": "SqueezeDimd", "keys": "pred", "dim": 0}
+    """Its meta data may not say how many axes it has, or SaveImaged would take it for something else and cut it."""
+    plain = "$lambda p: monai.data.MetaTensor(p[0], meta={**p.meta, 'spatial_shape': ()})"
+    return {"_target_": "Lambdad", "keys": "pred", "func": plain, "track_meta": True}
 
 
 def _file_writer() -> dict:
