@@ -124,6 +124,14 @@ def test_label_maps_that_predict_has_written_are_no_cases(call, liver, tmp_path)
         assert content["left_out"]["label maps written by 'fedpartial predict'"] == 3
 
 
+def test_the_patients_are_counted_where_a_pattern_tells_them_apart(call, liver, tmp_path):
+    one_for_all = call(
+        "msd-liver", liver, "-o", tmp_path / "a", "--patient-pattern", "^liver", "--split", "all-testing"
+    )
+    assert "1 patient, each in one split" in one_for_all.stdout
+    assert "patient" not in call("msd-liver", liver, "-o", tmp_path / "b").stdout
+
+
 def test_structures_without_a_class_stand_in_one_line(call, tmp_path):
     folder = write_layout("btcv", tmp_path / "btcv", cases=5)
     result = call("btcv", folder, "--site", "full", "-o", tmp_path / "out")

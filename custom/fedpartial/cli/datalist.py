@@ -14,7 +14,7 @@ from fedpartial.datasets.layout import Found, FoundCase, Layout
 from fedpartial.datasets.papers import PAPER_PRESETS
 from fedpartial.datasets.recognise import find_data_set
 from fedpartial.datasets.site_writer import SitePlace, check_place, write_site_files
-from fedpartial.datasets.splits import ALL_TESTING, DEFAULT, Assigned, Rule, assign, parse_rule
+from fedpartial.datasets.splits import ALL_TESTING, DEFAULT, Assigned, Rule, assign, num_patients, parse_rule
 from fedpartial.datasets.structures import class_names
 from fedpartial.errors import ConfigError
 from fedpartial.evaluation.record import EXTERNAL, EXTERNAL_NAMES
@@ -71,6 +71,7 @@ def make_datalist(options: Options, reply: Reply) -> int:
         classes=classes,
         place=place,
         proposed=proposed,
+        patients=num_patients(found.labelled, options.patient_pattern) if options.patient_pattern else None,
     )
     write_site_files(place, folder, classes, _datalist(made))
     say_made(reply, made)

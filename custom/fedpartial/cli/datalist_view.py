@@ -13,13 +13,15 @@ from fedpartial.datasets.layout import Found, Layout
 from fedpartial.datasets.recognise import resembles
 from fedpartial.datasets.site_writer import SitePlace
 from fedpartial.datasets.splits import PUBLISHED, Assigned, Rule
+from fedpartial.evaluation.formats import plural
 from fedpartial.evaluation.record import EXTERNAL
 from fedpartial.labels import BACKGROUND
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What was done. classes: raw label value -> class, None for public images. proposed: nobody named the site."""
+    """What was done. classes: raw label value -> class, None for public images. proposed: nobody named the site.
+    patients: how many there are, where --patient-pattern tells them apart."""
 
     folder: Path
     found: Found
@@ -32,6 +34,7 @@ class Made:
     classes: Mapping[int, str] | None
     place: SitePlace
     proposed: bool
+    patients: int | None
 
     @property
     def layout(self) -> Layout:
@@ -68,6 +71,7 @@ def _site_lines(made: Made) -> list[str]:
 def _case_lines(made: Made) -> list[str]:
     number, cases = len(made.found.labelled), made.layout.cases
     lines = [f"{number} labelled cases" + ("" if cases is None else f"; the complete data set has {cases}")]
+    lines += [] if made.patients is None else [f"{plural(made.patients, 'patient')}, each in one split"]
     lines += [f"left out: {number} {reason}" for reason, number in made.left_out.items()]
     how = made.rule.text if made.classes is None else f"split {made.rule.text}, seed {made.seed}"
     lines.append(f"{how}: {', '.join(f'{number} {split}' for split, number in made.sizes.items())}")

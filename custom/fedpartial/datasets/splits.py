@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedpartial.data.datalist import SPLITS
@@ -145,6 +145,11 @@ def _fill(cases: Sequence[FoundCase], sizes: Sizes, key: Callable[[str], str], p
         assigned[split] += patients[patient]
         done += len(patients[patient])
     return {split: sorted(members, key=lambda case: case.id) for split, members in assigned.items()}
+
+
+def num_patients(cases: Iterable[FoundCase], pattern: str | None) -> int:
+    """How many patients the cases are of; without a pattern each is a patient."""
+    return len({_patient(case, pattern) for case in cases})
 
 
 def _patient(case: FoundCase, pattern: str | None) -> str:

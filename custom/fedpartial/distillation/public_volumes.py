@@ -45,7 +45,7 @@ def public_volumes(
 def listed_images(site: SiteConfig) -> list[Path]:
     """The files that "training" of the datalist lists; ConfigError for a list that is not one of images alone."""
     try:
-        given = json.loads(site.datalist.read_text(encoding="utf-8"))
+        given = json.loads(site.datalist.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         remedy = 'Write, for example: {"training": [{"image": "a.nii.gz"}]}'
         raise _error(site, "(file)", str(error), "readable JSON", remedy) from error
