@@ -125,11 +125,9 @@ def test_label_maps_that_predict_has_written_are_no_cases(call, liver, tmp_path)
 
 
 def test_the_patients_are_counted_where_a_pattern_tells_them_apart(call, liver, tmp_path):
-    one_for_all = call(
-        "msd-liver", liver, "-o", tmp_path / "a", "--patient-pattern", "^liver", "--split", "all-testing"
-    )
-    assert "1 patient, each in one split" in one_for_all.stdout
-    assert "patient" not in call("msd-liver", liver, "-o", tmp_path / "b").stdout
+    pattern = ("--patient-pattern", "^liver", "--split", "all-testing")
+    assert "1 patient, each in one split" in call("msd-liver", liver, "-o", tmp_path / "a", *pattern).stdout
+    assert "each in one split" not in call("msd-liver", liver, "-o", tmp_path / "b").stdout
 
 
 def test_structures_without_a_class_stand_in_one_line(call, tmp_path):

@@ -57,7 +57,7 @@ def write_series(folder: Path, hu: np.ndarray, affine: np.ndarray, *, leave_out=
     for index, name in enumerate(order):
         if index not in leave_out:
             one = slice_of(hu, affine, index, series, **attributes)
-            one.save_as(folder / (names[index] if names else f"IM{series[-4:]}{name:03d}"), enforce_file_format=True)
+            one.save_as(folder / (names[index] if names else f"IM{series[-12:]}{name:03d}"), enforce_file_format=True)
     return series
 
 
