@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="+", choices=METHODS, metavar="PRESET", help=", ".join(METHODS))
     parser.add_argument("--patches", type=int, nargs="+", default=[0], help="patches in a batch; 0 is the preset's own")
-    parser.add_argument("--steps", type=int, default=3, help="steps that count, after one that does not")
+    parser.add_argument("--steps", type=int, default=3, help="steps that count, after one that does not; 0: that one")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -132,7 +132,7 @@ def measure(name: str, patches: int, steps: int, device: str) -> dict:
         state = canonical_state(trainer.network)
         shared = {key: value.clone() for key, value in state.items() if is_shared(key, trainer.exchange)}
         trainer.run_round(shared, 0, lambda: False)
-    wall, cpu = np.diff(times, axis=0)[1:].T.tolist()
+    wall, cpu = np.diff(times, axis=0)[1 if steps else 0 :].T.tolist()
     return {
         "method": type(method).__name__,
         "patches": preset.volumes_per_batch * preset.patches_per_volume,
