@@ -66,6 +66,7 @@ def _export_all(options: Options, source, formats: Sequence, checked, reply: Rep
 
     reference, exported, masks = Reference(source), [], {}
     for given in track(formats, description="exporting", console=reply.console, transient=True):
+        reply.say(f"{given.name}: making it, loading it again, comparing it with the model")
         one = export_model(source, reference, given, options.out)
         exported.append(one)
         if checked is not None and one.problem is None:
