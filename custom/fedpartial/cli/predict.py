@@ -157,7 +157,7 @@ def check_writable(folder: Path) -> None:
 
 def check_out(request: Request, scans: Sequence[Scan], targets: Mapping[str, Path]) -> None:
     """ConfigError where a label map would replace an image, or anything else that is not ours."""
-    from fedpartial.inference.inputs import is_label_map
+    from fedpartial.data.label_names import is_label_map
 
     folder = request.out.parent if is_file(request.out, several=len(scans) > 1) else request.out
     if folder.exists() and not folder.is_dir():

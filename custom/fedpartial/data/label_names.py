@@ -43,3 +43,14 @@ def read_names(path: Path) -> dict[int, str] | None:
     if not isinstance(labels, dict) or not all(value.isdecimal() for value in labels):
         return None
     return {int(value): str(name) for value, name in labels.items()}
+
+
+def is_label_map(path: Path) -> bool:
+    """Whether this project has written it; a file that cannot be read is none, so that it is named later."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return read_names(path) is not None
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError):
+        return False

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedpartial.data.file_names import LABELS, stem_of
+from fedpartial.data.label_names import is_label_map
 from fedpartial.datasets.catalogue import AUTO, LAYOUTS, get_layout
 from fedpartial.datasets.dataset_json import FILE
 from fedpartial.datasets.folder import find_cases, list_files
 from fedpartial.datasets.layout import Found, Layout
-from fedpartial.datasets.own_predictions import is_own_prediction
 from fedpartial.errors import ConfigError
 
 OWN = "label maps written by 'fedpartial predict'"
 """Why files are left out."""
+
+
+def _is_prediction(path: Path) -> bool:
+    """A label map of ``fedpartial predict``: by its name first, so that not every header of a data set is read."""
+    return stem_of(path.name).endswith(LABELS) and is_label_map(path)
 
 
 def find_data_set(name: str, folder: Path) -> Found:
@@ -25,7 +31,7 @@ def find_data_set(name: str, folder: Path) -> Found:
     """
     chosen = None if name == AUTO else get_layout(name)
     listed = list_files(folder)
-    files = tuple(file for file in listed if not is_own_prediction(folder.absolute().parent / file))
+    files = tuple(file for file in listed if not _is_prediction(folder.absolute().parent / file))
     if not files:
         got = f"nothing but {OWN}" if listed else "no .nii or .nii.gz file"
         remedy = "Is it the right folder, and unpacked? DICOM has to be converted to NIfTI first (dcm2niix)."

@@ -14,7 +14,7 @@ from fedpartial.data.dicom import Series, find_series, load_series
 from fedpartial.data.dicom_slices import is_dicom
 from fedpartial.data.file_names import SUFFIXES, stem_of
 from fedpartial.data.integrity import Fault, load_checked, raise_for_faults
-from fedpartial.data.label_names import read_names
+from fedpartial.data.label_names import is_label_map
 from fedpartial.data.preprocess import Volume, load_image
 from fedpartial.data.readable import unusable
 from fedpartial.errors import DataFaults
@@ -114,17 +114,6 @@ def _nifti_in(folder: Path, faults: list[Fault]) -> list[Scan]:
     faults += [_fault(path, "input", "no such file", "an image", remedy) for path in lost]
     scans = [_nifti(path) for path in named if path.is_file() and not is_label_map(path)]
     return scans if scans or lost else _dicom_below(folder, faults)
-
-
-def is_label_map(path: Path) -> bool:
-    """Whether this project has written it; a file that cannot be read is none, so that it is named later."""
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        return read_names(path) is not None
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError):
-        return False
 
 
 def _dicom_below(top: Path, faults: list[Fault]) -> list[Scan]:
