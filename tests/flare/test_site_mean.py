@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -76,11 +78,38 @@ def test_an_update_of_another_round_is_left_out(fl_ctx, number, caplog):
     assert result(mean, fl_ctx) == [1.0, 1.0]
 
 
-def test_a_site_counts_once_with_its_latest_update(fl_ctx):
+def test_a_site_counts_once_with_its_first_update(fl_ctx, caplog):
     mean = SiteMean()
-    for value in (100.0, 3.0):
-        assert accept(mean, fl_ctx, "a", value)
+    assert accept(mean, fl_ctx, "a", 3.0)
+    assert not accept(mean, fl_ctx, "a", 100.0)
+    assert "second update from a" in caplog.text
     accept(mean, fl_ctx, "b", 1.0)
+    assert result(mean, fl_ctx) == [2.0, 2.0]
+
+
+def test_an_update_is_not_kept(fl_ctx):
+    """Neither while the round goes on, nor its sum when it is over: the memory of a round does not pile up."""
+    mean, values = SiteMean(), np.ones(1000, np.float32)
+    shareable = update_message({}, 1, {"num_training": 1})
+    from_shareable(shareable)
+    shareable["DXO"]["data"]["w"] = values
+    shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, 3)
+    fl_ctx.set_peer_context(peer("a"))
+    assert mean.accept(shareable, fl_ctx)
+    kept = weakref.ref(values)
+    del shareable, values
+    assert kept() is None
+    mean.reset(fl_ctx)
+    with pytest.raises(ValueError, match="no update to aggregate"):
+        mean.aggregate(fl_ctx)
+
+
+def test_a_bad_weight_leaves_nothing_in_the_sums(fl_ctx):
+    mean = SiteMean("num_training")
+    assert accept(mean, fl_ctx, "a", 1.0, cases=2)
+    with pytest.raises(ValueError, match="aggregation weight of b"):
+        accept(mean, fl_ctx, "b", 100.0, cases=0)
+    assert accept(mean, fl_ctx, "b", 4.0, cases=1)
     assert result(mean, fl_ctx) == [2.0, 2.0]
 
 

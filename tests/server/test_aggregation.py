@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fedpartial.server.aggregation import weighted_mean
+from fedpartial.server.aggregation import RunningMean, one_weight, weighted_mean
 
 SITES = ("kidney", "liver", "pancreas", "spleen")
 SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
@@ -120,3 +120,26 @@ def test_no_update_is_refused():
 def test_a_weight_that_is_not_positive_is_refused_by_site(weight):
     with pytest.raises(ValueError, match="aggregation weight of pancreas"):
         weighted_mean(updates(), {**WEIGHTS, "pancreas": weight})
+
+
+def test_one_update_after_the_other_is_the_mean_of_all_and_the_next_round_begins_empty():
+    given, mean = updates(), RunningMean()
+    for _ in range(2):
+        for site in reversed(SITES):
+            mean.add(site, given[site], one_weight(WEIGHTS[site]))
+        assert mean.sites == set(SITES)
+        expected, found = weighted_mean(given, WEIGHTS), mean.take()
+        assert all(found[n].tobytes() == expected[n].tobytes() for n in SHAPES)
+        assert not mean.sites
+    with pytest.raises(ValueError, match="no update to aggregate"):
+        mean.take()
+
+
+@pytest.mark.parametrize("change", [{"a": np.zeros((4, 3), np.float32)}, {"d": np.zeros(1, np.float32)}])
+def test_an_update_of_other_tensors_is_refused_whole(change):
+    given, mean = updates(), RunningMean()
+    mean.add("kidney", given["kidney"], one_weight(1.0))
+    with pytest.raises(ValueError, match="update of liver: other tensors"):
+        mean.add("liver", given["liver"] | change, one_weight(1.0))
+    found = mean.take()
+    assert all(np.array_equal(found[n], given["kidney"][n]) for n in SHAPES)

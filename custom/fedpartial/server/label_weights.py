@@ -15,7 +15,7 @@ import numpy as np
 from fedpartial.errors import ConfigError
 from fedpartial.labels import LabelSpace
 from fedpartial.networks.classes import has_class_rows, tensor_classes
-from fedpartial.server.aggregation import mean_tensor, shares_of
+from fedpartial.server.aggregation import RunningMean, Weigh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,29 @@ class LabelWeights:
             raise _wrong("", given, 'both and only "annotated" and "other"')
         return cls(**given)
 
-    def of_sites(self, annotated: Mapping[str, Collection[str]], classes: Collection[str]) -> dict[str, float]:
-        """Weight of every site for what serves ``classes``; annotated: site -> classes of its training cases."""
-        return {
-            site: self.annotated if any(name in own for name in classes) else self.other
-            for site, own in annotated.items()
-        }
+    def of_site(self, annotated: Collection[str], classes: Collection[str]) -> float:
+        """A site's weight for what serves ``classes``; annotated: the classes of its training cases."""
+        return self.annotated if any(name in annotated for name in classes) else self.other
+
+    def weigh(self, weight: float, annotated: Collection[str], space: LabelSpace) -> Weigh:
+        """A site's weight for each tensor: ``weight`` where it belongs to no class; the row of background keeps it too.
+
+        annotated: the classes that the site's training cases annotate. The function raises ValueError for an output
+        layer with other rows than the channels of ``space``.
+        """
+        rows = (weight, *(self.of_site(annotated, (name,)) for name in space.classes))
+
+        def of_tensor(name: str, shape: tuple[int, ...]) -> tuple[float, ...]:
+            if has_class_rows(name):
+                if shape[0] != len(rows):
+                    raise ValueError(
+                        f"tensor {name!r}: got shape {shape}; expected a row for each of {len(rows)} channels"
+                    )
+                return rows
+            classes = tensor_classes(name, space)
+            return (self.of_site(annotated, classes) if classes else weight,)
+
+        return of_tensor
 
 
 def label_weighted_mean(
@@ -54,34 +71,13 @@ def label_weighted_mean(
 ) -> dict[str, np.ndarray]:
     """weighted_mean, in which ``label_weights`` stand in for ``weights`` where a tensor or a row belongs to classes.
 
-    annotated: site -> the classes that its training cases annotate. The row of background keeps ``weights``. Sums run
-    as in weighted_mean, so equal label weights give its uniform mean bit for bit.
+    annotated: site -> the classes that its training cases annotate. Sums run as in weighted_mean, so equal label
+    weights give its uniform mean bit for bit.
     """
-    if not updates:
-        raise ValueError("no update to aggregate: every site failed or was refused in this round")
-    plain = shares_of(weights, updates)
-
-    def shares(classes: Collection[str]) -> dict[str, float]:
-        return shares_of(label_weights.of_sites(annotated, classes), updates) if classes else plain
-
-    rows = [shares(()), *(shares((name,)) for name in space.classes)]
-    result = {}
-    for name in updates[next(iter(plain))]:
-        tensors = {site: updates[site][name] for site in plain}
-        result[name] = (
-            _mean_by_row(name, tensors, rows)
-            if has_class_rows(name)
-            else mean_tensor(tensors, shares(tensor_classes(name, space)))
-        )
-    return result
-
-
-def _mean_by_row(name: str, tensors: Mapping[str, np.ndarray], rows: list[dict[str, float]]) -> np.ndarray:
-    shape = next(iter(tensors.values())).shape
-    if shape[0] != len(rows):
-        raise ValueError(f"tensor {name!r}: got shape {shape}; expected a row for each of {len(rows)} channels")
-    each = [mean_tensor({site: t[i] for site, t in tensors.items()}, shares) for i, shares in enumerate(rows)]
-    return np.stack(each)
+    mean = RunningMean()
+    for site, update in updates.items():
+        mean.add(site, update, label_weights.weigh(weights[site], annotated[site], space))
+    return mean.take()
 
 
 def _wrong(field: str, got: object, expected: str) -> ConfigError:
