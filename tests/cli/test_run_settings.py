@@ -12,9 +12,9 @@ from fedpartial.cli import run as command
 from fedpartial.cli.bundle import Options as BundleOptions
 from fedpartial.cli.bundle import write_bundle
 from fedpartial.cli.job_check import check_job
-from fedpartial.cli.job_folder import find_job, read_job
+from fedpartial.cli.job_folder import find_job, read_job, write_job
 from fedpartial.cli.main import app
-from fedpartial.cli.overrides import values_to_change
+from fedpartial.cli.overrides import values_to_change, with_overrides
 from fedpartial.cli.prepare import Checked, Options, check
 from fedpartial.cli.refused import Refused
 from fedpartial.cli.settings import OPTIONS, parse_settings
@@ -25,6 +25,7 @@ from fedpartial.server.heads import initial_shared
 from fedpartial.training.model_file import model_info, save_model
 from fedpartial.training.plan import Plan
 
+ALL_JOBS = sorted(meta.parent.name for meta in (Path(__file__).parents[2] / "jobs").glob("*/meta.json"))
 NO_OPTION = {"preset": None, "rounds": None, "local_steps": None, "seed": None}
 
 
@@ -119,6 +120,23 @@ def test_a_variable_that_the_job_does_not_have_is_refused_by_name(checked):
     (fault,) = caught.value.faults
     assert (fault.field, fault.got) == ("pretrain_rounds", "no such key")
     assert fault.where.endswith("config_fed_server.json")
+
+
+@pytest.mark.parametrize("job", ALL_JOBS)
+def test_every_job_takes_half_precision_on_the_wire_though_none_names_it(job, tmp_path):
+    given = read_job(find_job(job))
+    assert "wire" not in json.dumps(given.server)
+    copy = write_job(with_overrides(given, {"wire": "float16"}, None), tmp_path / "job")
+    plan, faults = check_job(copy, tmp_path / "check")
+    assert (faults, plan.wire) == ([], "float16")
+
+
+def test_another_wire_is_refused_before_the_run(checked):
+    with pytest.raises(Refused) as caught:
+        checked("fedavg", values={"wire": "int8"})
+    (fault,) = caught.value.faults
+    assert fault.field.endswith("wire")
+    assert "float32, float16" in fault.expected
 
 
 def test_settings_reach_the_plan(checked):

@@ -30,7 +30,7 @@ def reported(taken: int = 2) -> dict:
 def play(kept: ExchangeLog, number: int, before: dict, after: dict, taken: int = 2) -> list[str]:
     """A round of two sites; the sentences that end the run."""
     said = [kept.start_round(number, before)]
-    said += [kept.add_update(site, {n: v - before[n] for n, v in after.items()}, reported(taken)) for site in SITES]
+    said += [kept.add_update(site, {n: v - before[n] for n, v in after.items()}, reported(taken), 40) for site in SITES]
     return [sentence for sentence in (*said, kept.finish_round(after)) if sentence]
 
 
@@ -53,7 +53,7 @@ def test_averages_that_are_assigned_to_nothing_end_the_run():
     kept = log()
     kept.start_round(4, model())
     for site in SITES:
-        assert kept.add_update(site, model(0.5), reported()) is None
+        assert kept.add_update(site, model(0.5), reported(), 40) is None
     fault = kept.finish_round(model())
     assert fault == "round 5: the global model did not change: the aggregate left all 2 parameters bit for bit"
     assert kept.rounds == []
@@ -77,7 +77,7 @@ def test_a_site_that_sends_an_empty_list_ends_the_run():
     """S2 at a site: its filter leaves nothing."""
     kept = log()
     kept.start_round(0, model())
-    fault = kept.add_update("north", {}, reported())
+    fault = kept.add_update("north", {}, reported(), 0)
     assert fault == "round 1: site north sends 0 of the 2 shared tensors, without 'trunk.0.weight'"
 
 
@@ -89,7 +89,7 @@ def test_a_part_of_what_was_sent_is_not_enough(taken):
 def test_a_private_tensor_of_a_site_ends_the_run():
     kept = log()
     kept.start_round(0, model())
-    fault = kept.add_update("north", model() | {HEAD: np.zeros(1, np.float32)}, reported())
+    fault = kept.add_update("north", model() | {HEAD: np.zeros(1, np.float32)}, reported(), 44)
     assert fault == f"round 1: a private part moved: site north sends 1 private tensor(s), first '{HEAD}'"
 
 
@@ -132,11 +132,11 @@ def test_sites_that_start_from_their_own_weights_need_neither_take_over_nor_chan
     """Standalone training: the updates travel and nobody averages them."""
     kept = log(aggregates=False)
     kept.start_round(1, model())
-    assert kept.add_update("north", model(0.5), reported(taken=0)) is None
+    assert kept.add_update("north", model(0.5), reported(taken=0), 40) is None
     assert kept.finish_round(model()) is None
     assert (kept.rounds[0]["tensors_changed"], kept.rounds[0]["unchanged"]) == (None, None)
     kept.start_round(2, model())
-    assert "private part" in kept.add_update("north", model() | {HEAD: np.ones(1)}, reported(taken=0))
+    assert "private part" in kept.add_update("north", model() | {HEAD: np.ones(1)}, reported(taken=0), 48)
 
 
 def test_the_log_goes_on_in_another_process():

@@ -65,7 +65,7 @@ def test_a_plan_survives_the_message():
 @pytest.mark.parametrize("key", [field.name for field in fields(Plan)])
 def test_a_message_without_a_field_is_refused(key):
     given = Plan(**GOOD).to_dict()
-    assert len(given) == 16
+    assert len(given) == 17
     del given[key]
     with pytest.raises(ConfigError, match=key):
         Plan.from_dict(given)

@@ -19,6 +19,9 @@ from fedpartial.presets import PRESETS
 from fedpartial.sites import PUBLIC
 
 RESERVED_NAMES = (SERVER, PUBLIC, *EXTERNAL_NAMES)
+PLAN = "fedpartial.flare.plan.RunPlan"
+OPTIONAL = ("wire",)
+"""Arguments of the plan that every job takes, though none of them names it."""
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -54,6 +57,7 @@ def with_overrides(job: Job, values: Mapping[str, object], sites: Sequence[str] 
     if "preset" in values:
         values = {**values_of_preset(job, values), **values}
     for name in values:
+        job = _naming(job, name) if name in OPTIONAL else job
         _check_variable(job, name)
     job = replace(job, server={**job.server, **values})
     if sites is not None:
@@ -118,6 +122,19 @@ def _check_variable(job: Job, name: str) -> None:
         expected=f'a top-level key that components refer to as "{{{name}}}"',
         remedy="Add it to the job, or leave the option out.",
     )
+
+
+def _naming(job: Job, name: str) -> Job:
+    """The job with this variable, handed to its plan; as it is where it has the variable, or no plan."""
+    components = job.server.get("components", [])
+    if name in job.server or not any(c.get("path") == PLAN for c in components):
+        return job
+    named = [_with_argument(c, name) if c.get("path") == PLAN else c for c in components]
+    return replace(job, server={**job.server, name: None, "components": named})
+
+
+def _with_argument(component: dict, name: str) -> dict:
+    return {**component, "args": {**component.get("args", {}), name: f"{{{name}}}"}}
 
 
 def _check_names(sites: Sequence[str]) -> None:

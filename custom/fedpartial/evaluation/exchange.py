@@ -7,6 +7,8 @@ from itertools import groupby
 
 import numpy as np
 
+from fedpartial.networks.wire import Wire, wire_bytes
+
 ROUND_VALUES = ("tensors_down", "bytes_down", "sites", "tensors_up", "bytes_up", "tensors_not_zero", "tensors_changed")
 """Of each round, in the order of the page: down is one message of the server, up the smallest number of tensors, the
 largest of bytes and the fewest tensors that are not all zero in an update of its sites."""
@@ -22,21 +24,26 @@ TOTALS = ("bytes_up", "bytes_down")
 
 
 def exchange_facts(
-    rounds: Sequence[Mapping], shared: Mapping[str, np.ndarray], private: Mapping[str, Mapping[str, np.ndarray]]
+    rounds: Sequence[Mapping],
+    shared: Mapping[str, np.ndarray],
+    private: Mapping[str, Mapping[str, np.ndarray]],
+    wire: Wire = "float32",
 ) -> dict[str, object]:
     """Facts for ``RunRecord.exchange``.
 
     rounds: finished rounds of an ExchangeLog (RunHistory.exchange). shared: the tensors that travel, by name.
-    private: site -> its tensors that do not; {} where everything travels.
+    private: site -> its tensors that do not; {} where everything travels. wire: bytes are those of what travels; where
+    that is not float32, a fact says what it is.
     """
-    size = _size(shared)
+    size = _size(shared, wire)
     return {
         "tensors": size["tensors"],
         "parameters": size["parameters"],
         MESSAGE_BYTES: size["bytes"],
         NAMES: list(shared),
         NEVER_CHANGED: _never_changed(rounds),
-        **_whole_networks(size, private),
+        **({} if wire == "float32" else {"wire": wire}),
+        **_whole_networks(size, private, wire),
         **_by_round(rounds),
     }
 
@@ -65,14 +72,13 @@ def exchange_section(exchange: Mapping) -> dict:
     }
 
 
-def _size(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    values = list(arrays.values())
-    numbers = (len(values), sum(int(v.size) for v in values), sum(int(v.nbytes) for v in values))
+def _size(arrays: Mapping[str, np.ndarray], wire: Wire) -> dict[str, int]:
+    numbers = (len(arrays), sum(int(v.size) for v in arrays.values()), wire_bytes(arrays, wire))
     return dict(zip(SIZES, numbers, strict=True))
 
 
-def _whole_networks(shared: Mapping[str, int], private: Mapping[str, Mapping]) -> dict[str, dict[str, int]]:
-    own = {site: _size(arrays) for site, arrays in sorted(private.items())}
+def _whole_networks(shared: Mapping[str, int], private: Mapping[str, Mapping], wire: Wire) -> dict[str, dict[str, int]]:
+    own = {site: _size(arrays, wire) for site, arrays in sorted(private.items())}
     return {f"{NETWORK}{key}": {site: shared[key] + size[key] for site, size in own.items()} for key in SIZES if own}
 
 

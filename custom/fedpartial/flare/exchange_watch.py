@@ -31,13 +31,15 @@ class ExchangeWatch:
     def __init__(self, plan: Plan, history: RunHistory, *, standalone: bool):
         shared = partial(is_shared, exchange=plan.exchange)
         self.exchange = plan.exchange
-        self.log = ExchangeLog(is_shared=shared, aggregates=not standalone, rounds=history.exchange)
+        self.log = ExchangeLog(is_shared=shared, aggregates=not standalone, rounds=history.exchange, wire=plan.wire)
 
     def round_started(self, fl_ctx: FLContext) -> str | None:
         return self._told(self.log.start_round(fl_ctx.get_prop(AppConstants.CURRENT_ROUND), _model(fl_ctx)), fl_ctx)
 
-    def update_received(self, site: str, update: Mapping, metrics: Mapping, fl_ctx: FLContext) -> str | None:
-        return self._told(self.log.add_update(site, update, metrics), fl_ctx)
+    def update_received(
+        self, site: str, update: Mapping, metrics: Mapping, bytes_up: int, fl_ctx: FLContext
+    ) -> str | None:
+        return self._told(self.log.add_update(site, update, metrics, bytes_up), fl_ctx)
 
     def round_done(self, fl_ctx: FLContext) -> str | None:
         fault = self.log.finish_round(_model(fl_ctx))

@@ -23,13 +23,14 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.errors import ConfigError
-from fedpartial.flare.learner import FUSION, MODELS, TAUGHT, VALIDATED
+from fedpartial.flare.learner import FUSION, TAUGHT, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.site_tasks import SiteTasks
-from fedpartial.flare.weights import payload_bytes
+from fedpartial.flare.weights import MODELS, payload_bytes
 from fedpartial.networks.fusion import LOG_ODDS, read_fusion
+from fedpartial.networks.wire import as_received
 from fedpartial.server.external_set import KEPT_PREDICTIONS
 from fedpartial.server.final_report import FinalReport
 from fedpartial.training.model_file import load_model
@@ -104,8 +105,9 @@ class FinalEvaluation(SiteTasks):
             self.system_panic(str(error), fl_ctx)
 
     def _keep_local_model(self, fl_ctx: FLContext) -> None:
-        """A site's local model is the round's global model plus its update; it need not be sent again."""
-        weights = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        """A site's local model is what the site received in this round plus its update; it need not be sent again."""
+        model = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
+        weights = as_received(model, plan_of_server(fl_ctx, self.plan_id).plan.wire)
         update = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT)).data
         self._local_models[site_name(fl_ctx.get_peer_context())] = {n: weights[n] + update[n] for n in weights}
 

@@ -18,6 +18,7 @@ from fedpartial.flare.site_executor import COLLECT, FINE_TUNE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.networks.assembled import assemble
+from fedpartial.networks.wire import from_wire
 from fedpartial.server.heads import check_private_part
 from fedpartial.server.metrics_check import check_update_metrics
 from fedpartial.server.update_check import UpdateRefused
@@ -113,7 +114,7 @@ class HeadCollection(SiteTasks):
         except ValueError as refusal:  # UpdateRefused, or from FLARE: an answer without content
             self.recorder.note_failure(site, str(refusal), fl_ctx)
             return
-        self._private[site] = part
+        self._private[site] = from_wire(part)
         self.recorder.history.add_bytes("heads_bytes_up", payload_bytes(part))
         self.recorder.progress.write("heads", site=site, bytes_up=payload_bytes(part))
 

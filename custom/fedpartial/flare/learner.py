@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.dxo import DXO, DataKind, MetaKey
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -24,7 +25,15 @@ from fedpartial.errors import ConfigError, DataFaults, NoSpaceLeft, needs_space
 from fedpartial.flare.code_check import check_task_code
 from fedpartial.flare.failure import FAILURE_FILE, REASON_HEADER, public_reason, write_failure
 from fedpartial.flare.plan import job_root, plan_of_task, site_name
-from fedpartial.flare.weights import payload_bytes, to_arrays, to_tensors, update_message, weights_of_task
+from fedpartial.flare.weights import (
+    MODELS,
+    message_bytes,
+    narrow,
+    to_arrays,
+    to_tensors,
+    update_message,
+    weights_of_task,
+)
 from fedpartial.methods.base import Method, check_choice
 from fedpartial.networks.canonical import StateMismatch
 from fedpartial.networks.fusion import LOG_ODDS, Fusion, read_fusion
@@ -41,7 +50,6 @@ from fedpartial.training.site_session import SiteSession
 STATE = "state"
 LOCAL_MODEL = "local_model.safetensors"
 ADAPTED_MODEL = "adapted_{}.safetensors"
-MODELS = "fedpartial_models"
 VALIDATED = "fedpartial_validated"
 """Names of the models in a task whose validation Dice is asked for; a site never validates another's local model."""
 FUSION = "fedpartial_fusion"
@@ -70,11 +78,17 @@ class SiteLearner(Learner):
         self._validation = validation_numbers({})
         self._round = 0
         self._spoke = 0.0
+        self._bytes_down: int | None = None
 
     def initialize(self, parts: dict, fl_ctx: FLContext) -> None:
         self.site = site_name(fl_ctx)
         self.root = Path(job_root(fl_ctx))
         self.config_dir = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_site_config_dir())
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Count what has come before a filter of the job unpacks it."""
+        if event_type == EventType.BEFORE_TASK_DATA_FILTER:
+            self._bytes_down = message_bytes(fl_ctx.get_prop(FLContextKey.TASK_DATA))
 
     def train(self, data: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         return self._guarded(self._train, data, fl_ctx, abort_signal)
@@ -113,7 +127,9 @@ class SiteLearner(Learner):
         try:
             check_task_code(task, self.site, self.root)
             with needs_space("the job's files", self.root):
-                return work(task, fl_ctx, abort_signal)
+                answer = work(task, fl_ctx, abort_signal)
+                narrow(answer, plan_of_task(task).wire)
+                return answer
         except TrainingStopped as stopped:
             self.log_info(fl_ctx, str(stopped))
             return make_reply(ReturnCode.TASK_ABORTED)
@@ -226,7 +242,7 @@ class SiteLearner(Learner):
         save_model(self.root / LOCAL_MODEL, to_arrays(session.trainer.local_weights()), info)
 
     def _costs(self, task: Shareable) -> dict:
-        return {"bytes_down": payload_bytes(from_shareable(task).data)}
+        return {"bytes_down": message_bytes(task) if self._bytes_down is None else self._bytes_down}
 
     def _facts(self, session: SiteSession) -> dict:
         training = session.split("training")

@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
-from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo import DXO
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
@@ -21,7 +21,6 @@ from fedpartial.flare.failure import REASON_HEADER
 
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,79}")
 MAX_DEPTH = 12
-WEIGHT_KINDS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 
 
 class LeavingRefused(ValueError):

@@ -11,11 +11,10 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
 from fedpartial.flare.failure import REASON_HEADER
-from fedpartial.flare.leaving import WEIGHT_KINDS, LeavingFilter, LeavingRefused, shown
+from fedpartial.flare.leaving import LeavingFilter, LeavingRefused, shown
 from fedpartial.flare.leaving_values import check_number, check_scores, check_update_metrics
-from fedpartial.flare.weights import METRICS
+from fedpartial.flare.weights import CONTENT, METRICS, WEIGHT_KINDS
 
-CONTENT = "DXO"
 NUMERIC_KINDS = "biuf"
 REASON = re.compile(r"[^/\\\n\r]{1,500}")
 RETURN_CODES = {value for name, value in vars(ReturnCode).items() if not name.startswith("_")}

@@ -11,9 +11,9 @@ from fedpartial.errors import ConfigError
 from fedpartial.evaluation.metrics import CaseScores
 from fedpartial.evaluation.summary import summarise_classes
 from fedpartial.evaluation.withhold import may_leave, withhold
-from fedpartial.flare.leaving import WEIGHT_KINDS, LeavingFilter, LeavingRefused
+from fedpartial.flare.leaving import LeavingFilter, LeavingRefused
 from fedpartial.flare.leaving_values import check_scores, check_update_metrics
-from fedpartial.flare.weights import METRICS
+from fedpartial.flare.weights import METRICS, WEIGHT_KINDS
 from fedpartial.training.reported import VALIDATION
 
 

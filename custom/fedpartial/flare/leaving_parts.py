@@ -11,7 +11,8 @@ from nvflare.apis.dxo import DXO
 from nvflare.apis.shareable import Shareable
 
 from fedpartial.errors import ConfigError
-from fedpartial.flare.leaving import WEIGHT_KINDS, LeavingFilter, LeavingRefused, shown, walk
+from fedpartial.flare.leaving import LeavingFilter, LeavingRefused, shown, walk
+from fedpartial.flare.weights import WEIGHT_KINDS
 
 TENSOR_TYPES = (np.ndarray, torch.Tensor)
 

@@ -15,7 +15,9 @@ from nvflare.app_common.app_event_type import AppEventType
 
 from fedpartial.errors import ConfigError
 from fedpartial.flare.code_check import CodeMismatch, attach_code, check_manifest
+from fedpartial.flare.weights import narrow
 from fedpartial.networks.split import Exchange
+from fedpartial.networks.wire import Wire
 from fedpartial.training.plan import Plan
 
 HEADER = "fedpartial_plan"
@@ -42,6 +44,7 @@ class RunPlan(FLComponent):
         classes: Sequence[str] = (),
         site_presets: Mapping[str, str] | None = None,
         site_classes: Mapping[str, Sequence[str]] | None = None,
+        wire: Wire = "float32",
     ):
         super().__init__()
         self.plan = Plan(
@@ -61,6 +64,7 @@ class RunPlan(FLComponent):
             classes=classes,
             site_presets=site_presets or {},
             site_classes=site_classes or {},
+            wire=wire,
         )
         if federation and num_rounds != 1:
             raise ConfigError(
@@ -72,14 +76,26 @@ class RunPlan(FLComponent):
             )
 
     def attach(self, task: Shareable) -> None:
+        """Make a task ready to leave: it gets the plan, and its tensors become what the plan's wire says.
+
+        Every task of every workflow passes here. ConfigError for a value that the wire cannot hold.
+        """
         attach_code(task)
         task.set_header(HEADER, self.plan.to_dict())
+        narrow(task, self.plan.wire)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.START_RUN:
             self._check_own_code(fl_ctx)
         elif event_type == AppEventType.BEFORE_TRAIN_TASK:
-            self.attach(fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE))
+            self._attach_or_end(fl_ctx.get_prop(AppConstants.TRAIN_SHAREABLE), fl_ctx)
+
+    def _attach_or_end(self, task: Shareable, fl_ctx: FLContext) -> None:
+        """FLARE only logs what an event handler raises, and would send the model as it is."""
+        try:
+            self.attach(task)
+        except ConfigError as error:
+            self.system_panic(str(error), fl_ctx)
 
     def _check_own_code(self, fl_ctx: FLContext) -> None:
         """A bundle made with other code stops here, before any site is asked."""

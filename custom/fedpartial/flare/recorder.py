@@ -23,7 +23,7 @@ from fedpartial.flare.persistor import BEST_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
 from fedpartial.flare.progress import ProgressFile
 from fedpartial.flare.silence import SilentSites
-from fedpartial.flare.weights import METRICS, payload_bytes
+from fedpartial.flare.weights import METRICS, message_bytes
 from fedpartial.server.run_history import RunHistory
 from fedpartial.training.local_trainer import FRESH
 from fedpartial.training.plan import Plan
@@ -42,6 +42,7 @@ class RunRecorder(Widget):
         self.adapted: dict[str, Mapping] = {}  # the sites' answers to adaptation, for the report
         self.failures: dict[str, str] = {}
         self.gone: set[str] = set()
+        self._arrived: dict[str, int] = {}
         self.suspects: list[str] = []
         self.silence = SilentSites()
         self._handlers = {
@@ -50,7 +51,7 @@ class RunRecorder(Widget):
             AppEventType.AFTER_CONTRIBUTION_ACCEPT: self._update_received,
             AppEventType.BEFORE_AGGREGATION: self._score_incoming_model,
             AppEventType.ROUND_DONE: self._round_done,
-            EventType.BEFORE_TASK_RESULT_FILTER: self._look_for_failure,
+            EventType.BEFORE_TASK_RESULT_FILTER: self._look_at_answer,
             EventType.CLIENT_DISCONNECTED: self._site_gone,
             EventType.CLIENT_RECONNECTED: self._site_back,
             EventType.FATAL_SYSTEM_ERROR: self._note_panic,
@@ -102,7 +103,7 @@ class RunRecorder(Widget):
         self.failures.pop(site, None)  # of an earlier round
         dxo = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT))
         metrics = dxo.get_meta_prop(METRICS)
-        bytes_up = payload_bytes(dxo.data)
+        bytes_up = self._arrived.pop(site, message_bytes(dxo.data))
         self.history.add_update(site, metrics, bytes_up)
         number = fl_ctx.get_prop(AppConstants.CURRENT_ROUND) + 1
         scores = list(metrics["val_dice"].values())
@@ -128,7 +129,7 @@ class RunRecorder(Widget):
             f"round {number}/{self.history.num_rounds} {site}: loss {metrics['loss']:.3f}{before}, "
             f"{rough_duration(metrics['seconds'])}; about {rough_duration(left)} left",
         )
-        self._end_if(self.exchange.update_received(site, dxo.data, metrics, fl_ctx), fl_ctx)
+        self._end_if(self.exchange.update_received(site, dxo.data, metrics, bytes_up, fl_ctx), fl_ctx)
 
     def _look_at_optimizer(self, site: str, left_by: int, plan: Plan, fl_ctx: FLContext) -> None:
         """A site that missed rounds, or lost its state, does not train as if nothing had happened: say so."""
@@ -162,13 +163,17 @@ class RunRecorder(Widget):
         previous = self.history.rounds[-2].val_dice if number > 1 and len(self.history.rounds) > 1 else None
         self.progress.write("round", round=number, seconds=seconds, previous_val_dice=previous)
 
-    def _look_for_failure(self, fl_ctx: FLContext) -> None:
-        """A site answered with an error: say which and why; ScatterAndGather only knows the return code."""
+    def _look_at_answer(self, fl_ctx: FLContext) -> None:
+        """Count an answer's bytes before the job's filters unpack it. If it is an error, say which and why:
+        ScatterAndGather only knows the return code."""
         peer = fl_ctx.get_peer_context()
         result = peer.get_prop(FLContextKey.SHAREABLE) if peer else None
-        if not isinstance(result, Shareable) or result.get_return_code() in (ReturnCode.OK, ReturnCode.EMPTY_RESULT):
+        if not isinstance(result, Shareable) or result.get_return_code() == ReturnCode.EMPTY_RESULT:
             return
         site = site_name(peer)
+        self._arrived[site] = message_bytes(result)
+        if result.get_return_code() == ReturnCode.OK:
+            return
         reason = result.get_header(REASON_HEADER) or result.get_return_code()
         self.note_failure(site, str(reason), fl_ctx)
 

@@ -24,8 +24,8 @@ from fedpartial.flare.plan import job_root
 from fedpartial.flare.site_executor import RECEIVE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.uploads import Patience, Uploads
-from fedpartial.flare.weights import payload_bytes
 from fedpartial.networks.embeddings import read_embeddings
+from fedpartial.networks.wire import wire_bytes
 from fedpartial.server.metrics_check import SCORES, MetricsRefused, check_scores
 from fedpartial.server.stage import DOWN, Distillation, Stage
 from fedpartial.training.local_trainer import TrainingDiverged, TrainingStopped
@@ -157,7 +157,7 @@ class SingleRound(SiteTasks):
         self.persistor.write(GLOBAL_MODEL, weights, 1, None, fl_ctx)
         started = time.monotonic()
         self.recorder.progress.write("phase", name="distribution and scores")
-        self._size = payload_bytes(weights)
+        self._size = wire_bytes(weights, self.plan.plan.wire)
         training = set(self.sites) - self.uploads.answered if self.learn else set()
         task = DXO(data_kind=DataKind.WEIGHTS, data=weights).to_shareable()
         self.ask(RECEIVE, task, self._scores_received, abort_signal, fl_ctx, without=training)

@@ -22,8 +22,8 @@ from fedpartial.flare.persistor import GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.site_executor import ADAPT
 from fedpartial.flare.site_tasks import SiteTasks
-from fedpartial.flare.weights import payload_bytes
 from fedpartial.networks.parts import check_has_parts
+from fedpartial.networks.wire import wire_bytes
 from fedpartial.server.metrics_check import SCORES, MetricsRefused, check_scores
 from fedpartial.training.adaptation import WHOLE_NETWORK, AdaptationPlan
 from fedpartial.training.model_file import load_model
@@ -82,7 +82,7 @@ class SiteAdaptation(SiteTasks):
         weights, _ = read_own(load_model, Path(job_root(fl_ctx)) / GLOBAL_MODEL)
         task = DXO(data_kind=DataKind.WEIGHTS, data=weights).to_shareable()
         task[ADAPTATION] = self.adaptation.to_dict()
-        self._bytes = payload_bytes(weights)
+        self._bytes = wire_bytes(weights, self.plan.plan.wire)
         self.ask(ADAPT, task, self._received, abort_signal, fl_ctx)
         if not abort_signal.triggered:
             self._name_the_silent(fl_ctx)

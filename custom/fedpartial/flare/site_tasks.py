@@ -12,6 +12,7 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from fedpartial.errors import ConfigError
 from fedpartial.flare.plan import plan_of_server
 
 
@@ -51,9 +52,13 @@ class SiteTasks(Controller):
     ) -> None:
         """Send one task to every living site and wait for all; ``received(client_task, fl_ctx)`` takes each answer.
 
-        without: sites that are not asked.
+        without: sites that are not asked. A model that the plan's wire cannot hold ends the job.
         """
-        self.plan.attach(data)
+        try:
+            self.plan.attach(data)
+        except ConfigError as error:
+            self.system_panic(str(error), fl_ctx)
+            return
         clients = [client for client in self.living() if client.name not in without]
         task = Task(name=name, data=data, result_received_cb=received, timeout=self.timeout)
         with self.watched():

@@ -17,6 +17,7 @@ from fedpartial.flare.plan import plan_of_server, site_name
 from fedpartial.flare.recorder import RunRecorder
 from fedpartial.flare.weights import METRICS
 from fedpartial.networks.split import is_shared
+from fedpartial.networks.wire import from_wire
 from fedpartial.server.exchange_log import private_part
 from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
 from fedpartial.server.update_check import UpdateRefused, check_update
@@ -24,6 +25,8 @@ from fedpartial.server.update_check import UpdateRefused, check_update
 
 class UpdateGuard(Filter):
     """Compares an update with the global model and looks at its metrics; FLARE makes the error a failed contribution.
+
+    What has come in half precision passes as float32, so that nothing behind it sums or multiplies halves.
 
     Args:
         recorder_id: the RunRecorder that is told which site was refused and why.
@@ -50,7 +53,8 @@ class UpdateGuard(Filter):
         except (UpdateRefused, MetricsRefused) as refusal:
             self._tell(site, str(refusal), fl_ctx)
             raise
-        return shareable
+        dxo.data = from_wire(dxo.data)
+        return dxo.update_shareable(shareable)
 
     def _end_if_private(self, site: str, update: Mapping, fl_ctx: FLContext) -> None:
         """A private tensor is no bad update of one site, but a job that breaks its promise: it ends the run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nvflare.apis.controller_spec import ClientTask, Task
@@ -21,6 +21,7 @@ from fedpartial.flare.site_executor import LEARN
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import METRICS, payload_bytes
 from fedpartial.networks.universal import EMBEDDINGS
+from fedpartial.networks.wire import from_wire
 from fedpartial.server.metrics_check import MetricsRefused, check_update_metrics
 from fedpartial.server.stage import DOWN, UP, Stage
 from fedpartial.training.reported import LARGEST
@@ -139,7 +140,7 @@ class Uploads:
         if dxo.data_kind != DataKind.WEIGHTS or type(steps) is not int or not 0 <= steps < LARGEST:
             raise MetricsRefused(f"model of {site} refused: got {dxo.data_kind}, steps {steps!r:.40}")
         known = {entry.version for entry in self.stage.store.history(site)}
-        entry, size = self.stage.accept(site, dxo.data, steps, metrics), payload_bytes(dxo.data)
+        entry, size = self.stage.accept(site, self._unpacked(dxo.data), steps, metrics), payload_bytes(dxo.data)
         new_steps = 0 if entry.version in known else steps
         self.stage.sent(site, LEARN, UP, size)
         self.uploaded[site] = entry.version
@@ -149,3 +150,8 @@ class Uploads:
         )
         workflow_says = f"{site}: version {entry.version} of its model is stored ({', '.join(entry.classes)})"
         self.workflow.log_info(fl_ctx, workflow_says)
+
+    def _unpacked(self, model: object) -> object:
+        """A model in single precision; half precision that was not asked for is the store's to refuse."""
+        asked = self.stage.plan.wire == "float16" and isinstance(model, Mapping)
+        return from_wire(model) if asked else model

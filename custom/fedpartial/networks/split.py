@@ -19,6 +19,8 @@ the site; "trunk_without_norms" is FedBN: neither a parameter nor a statistic of
 """
 
 HEADS = "heads."
+EMBEDDINGS = "embeddings."
+"""Of the universal network: before the name of a class, whose frozen vector the tensor is."""
 NORM = ".adn.N."
 """In the names that MONAI gives the normalisation layers of its residual U-Net."""
 

@@ -23,10 +23,10 @@ from fedpartial.networks.classes import check_classes
 from fedpartial.networks.embeddings import class_vectors
 from fedpartial.networks.part_seed import GENERATOR, part_seed
 from fedpartial.networks.residual_unet import scores
+from fedpartial.networks.split import EMBEDDINGS
 from fedpartial.networks.universal_extractors import build_extractor, group_count
 from fedpartial.presets import Preset, UniversalConfig
 
-EMBEDDINGS = "embeddings."
 START_LOGIT = -2.5
 """Of every voxel and class before training, about: a foreground probability of 0.08."""
 START_SHARES = (1.0, 1.0, 0.1, 0.0, 0.0, 0.0)

@@ -13,6 +13,7 @@ from hashlib import blake2b
 import numpy as np
 
 from fedpartial.networks.canonical import is_statistic
+from fedpartial.networks.wire import Wire, tensor_bytes
 
 
 def private_part(sender: str, names: Iterable[str], is_shared: Callable[[str], bool]) -> str | None:
@@ -31,10 +32,18 @@ class ExchangeLog:
         aggregates: False for sites that start from their own weights (standalone): then it is no fault that they do not
             take over the global model or that it does not change.
         rounds: finished rounds, plain values for JSON; a finished round is appended to this very list.
+        wire: what the server's tensors become when they leave; sizes are those of what travels.
     """
 
-    def __init__(self, *, is_shared: Callable[[str], bool], aggregates: bool = True, rounds: list[dict] | None = None):
-        self.is_shared, self.aggregates = is_shared, aggregates
+    def __init__(
+        self,
+        *,
+        is_shared: Callable[[str], bool],
+        aggregates: bool = True,
+        rounds: list[dict] | None = None,
+        wire: Wire = "float32",
+    ):
+        self.is_shared, self.aggregates, self.wire = is_shared, aggregates, wire
         self.rounds = [] if rounds is None else rounds
         self.shared: dict[str, dict] = {}
         self.faults: list[str] = []
@@ -43,7 +52,7 @@ class ExchangeLog:
 
     def start_round(self, number: int, model: Mapping[str, np.ndarray]) -> str | None:
         """The global model that round ``number`` (from 0) sends to every site; returns the fault, if any."""
-        self.shared = _tensors(model)
+        self.shared = _tensors(model, self.wire)
         self._before = _fingerprints(model)
         self._current = {
             "round": number + 1,
@@ -56,11 +65,13 @@ class ExchangeLog:
         empty = None if model else "nothing is exchanged: the global model holds no tensor"
         return self._judge(empty, private_part("the server", model, self.is_shared))
 
-    def add_update(self, site: str, update: Mapping[str, np.ndarray], metrics: Mapping[str, int]) -> str | None:
-        """An accepted update and what its site reports: tensors_taken, bytes_down."""
+    def add_update(
+        self, site: str, update: Mapping[str, np.ndarray], metrics: Mapping[str, int], bytes_up: int
+    ) -> str | None:
+        """An accepted update, its bytes on the way, and what its site reports: tensors_taken, bytes_down."""
         self._current["sites"][site] = {
             "tensors_up": len(update),
-            "bytes_up": _num_bytes(_tensors(update)),
+            "bytes_up": bytes_up,
             "tensors_not_zero": sum(bool(np.any(value)) for value in update.values()),
             "tensors_taken": metrics["tensors_taken"],
             "bytes_received": metrics["bytes_down"],
@@ -112,8 +123,8 @@ class ExchangeLog:
         return found[0] if found else None
 
 
-def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    return {n: {"shape": list(np.shape(value)), "bytes": int(np.asarray(value).nbytes)} for n, value in arrays.items()}
+def _tensors(arrays: Mapping[str, np.ndarray], wire: Wire) -> dict[str, dict]:
+    return {n: {"shape": list(np.shape(v)), "bytes": tensor_bytes(n, v, wire)} for n, v in arrays.items()}
 
 
 def _num_bytes(tensors: Mapping[str, Mapping]) -> int:

@@ -217,7 +217,7 @@ class FinalReport:
         shared = {name: value for name, value in everything.items() if is_shared(name, self.plan.exchange)}
         kept = {site: {n: v for n, v in part.items() if n not in shared} for site, part in private.items()}
         return {
-            **exchange_facts(self.history.exchange, shared, kept),
+            **exchange_facts(self.history.exchange, shared, kept, self.plan.wire),
             **self.history.bytes_after,
             "bytes_up": sum(r["bytes_up"] for r in self.history.report_rounds()),
             "bytes_down": sum(r["bytes_down"] for r in self.history.report_rounds()),

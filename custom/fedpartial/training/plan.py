@@ -9,6 +9,7 @@ from typing import get_args
 
 from fedpartial.errors import ConfigError, check_keys
 from fedpartial.networks.split import Exchange, has_private_heads
+from fedpartial.networks.wire import Wire
 from fedpartial.presets import Preset, UNetConfig, UniversalConfig, get_preset
 from fedpartial.training.schedule import Schedule
 
@@ -30,6 +31,7 @@ class Plan:
     """Preset, label space option, seed, length and exchange of a run.
 
     ``exchange`` says which tensors travel; anything but "all" gives every site private heads of its own classes.
+    ``wire`` says how: "float16" halves the bytes of every message, in both directions (networks/wire.py).
     ``finetune_steps`` train these heads after the rounds, on the frozen trunk; 0 for no such phase.
     In the first ``pretrain_rounds`` of the rounds only ``pretrain_sites`` take part, with the cases that annotate every
     class (METHODS 3.4). Sites score the global model of every ``validate_every``-th round, of the last pretraining
@@ -59,10 +61,13 @@ class Plan:
     classes: tuple[str, ...] = ()
     site_presets: Mapping[str, str] = field(default_factory=dict)
     site_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    wire: Wire = "float32"
 
     def __post_init__(self) -> None:
         get_preset(self.preset)
         self._check_exchange()
+        if self.wire not in get_args(Wire):
+            raise _wrong("wire", self.wire, f"one of {', '.join(get_args(Wire))}")
         self._check_universal()
         for name, least in LEAST.items():
             value = getattr(self, name)
