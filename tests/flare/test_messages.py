@@ -85,3 +85,12 @@ def test_payload_counts_every_tensor_once(weights):
 def test_arrays_of_a_network_on_parameters_carry_no_gradient():
     layer = torch.nn.Linear(2, 2)
     assert isinstance(to_arrays(dict(layer.named_parameters()))["weight"], np.ndarray)
+
+
+def test_parameters_that_lie_channels_last_leave_in_c_order():
+    """FLARE's AdaQuantizer flattens without a copy, which other orders do not allow."""
+    weight = torch.randn(2, 3, 2, 2, 2).to(memory_format=torch.channels_last_3d)
+    found = to_arrays({"weight": weight, "scale": torch.tensor(2.0)})
+    assert found["weight"].flags.c_contiguous
+    assert np.array_equal(found["weight"], weight.numpy())
+    assert found["scale"].shape == ()

@@ -20,8 +20,11 @@ WEIGHT_KINDS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 
 
 def to_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Canonical state -> numpy arrays sharing its memory."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    """Canonical state -> numpy arrays in C order, which filters of others count on; they share its memory where they can.
+
+    Networks that train channels-last have parameters in another order.
+    """
+    return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in state.items()}
 
 
 def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
