@@ -20,7 +20,7 @@ WEIGHT_KINDS = (DataKind.WEIGHTS, DataKind.WEIGHT_DIFF)
 
 
 def to_arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Canonical state -> numpy arrays in C order, which filters of others count on; they share its memory where they can.
+    """Canonical state -> numpy arrays in C order, as other filters expect them; they share its memory if they can.
 
     Networks that train channels-last have parameters in another order.
     """
