@@ -26,6 +26,8 @@ _STYLE = {
     "legend.fontsize": 8.5,
     "legend.frameon": False,
 } | dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK)
+_LEGEND_ROWS, _ROW_INCHES = 2, 0.17
+"""A legend of more rows makes its figure higher by a row's height each: the axes keep their size."""
 
 
 @contextmanager
@@ -44,7 +46,10 @@ def canvas(width: float = 5.2, height: float = 3.1):
         def finish() -> bytes:
             handles, labels = ax.get_legend_handles_labels()
             if handles:
-                figure.legend(handles, labels, loc="outside lower center", ncols=_legend_columns(len(handles)))
+                columns = _legend_columns(len(handles))
+                rows = -(-len(handles) // columns)
+                figure.set_figheight(height + max(0, rows - _LEGEND_ROWS) * _ROW_INCHES)
+                figure.legend(handles, labels, loc="outside lower center", ncols=columns)
             return _svg(figure)
 
         yield ax, finish

@@ -53,7 +53,8 @@ def fill(template: str, context: Mapping) -> str:
 
 def headline(report: Mapping, space: LabelSpace) -> dict[str, float | None]:
     """Mean Dice over organs and over lesions, on the external set and over the sites' own classes."""
-    groups = {"organ": [n for n in space.classes if n not in space.lesions], "lesion": space.lesions}
+    lesions = dict.fromkeys(space.lesions)
+    groups = {"organ": dict.fromkeys(n for n in space.classes if n not in lesions), "lesion": lesions}
     numbers = {}
     for group, names in groups.items():
         numbers[f"external_{group}"] = macro_mean(report["external"], names)
@@ -90,7 +91,8 @@ def _classes(report: Mapping, space: LabelSpace) -> list[str]:
         *(s for m in report["cross_site"].values() for s in m.values()),
     )
     found = dict.fromkeys(name for summary in sets for name in summary)
-    return sorted(found, key=lambda name: space.classes.index(name) if name in space.classes else space.num_channels)
+    places = {name: place for place, name in enumerate(space.classes)}
+    return sorted(found, key=lambda name: places.get(name, len(places)))
 
 
 def _external_heads(report: Mapping) -> Mapping[str, Mapping]:

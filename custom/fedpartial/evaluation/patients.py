@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from fedpartial.evaluation.compared_run import ComparedRun
 from fedpartial.evaluation.record import EXTERNAL_NAMES
-from fedpartial.evaluation.summary import statistics
 from fedpartial.labels import LabelSpace
 
 Key = tuple[bool, tuple[str, ...], int]
@@ -56,12 +57,16 @@ def paired_values(a: Sequence[ComparedRun], b: Sequence[ComparedRun], which: str
 
 def unmatched(left: Mapping[Key, Mapping], right: Mapping[Key, Mapping]) -> set[tuple]:
     """Groups (external, organs) that both runs have with other numbers of cases, or other structures in them."""
-    both = {key[:2] for key in left} & {key[:2] for key in right}
-    return {group for group in both if not _alike(_group(left, group), _group(right, group))}
+    lefts, rights = _groups(left), _groups(right)
+    return {group for group in lefts.keys() & rights.keys() if not _alike(lefts[group], rights[group])}
 
 
-def _group(keyed: Mapping[Key, Mapping], group: tuple) -> list[Mapping]:
-    return [keyed[key] for key in sorted(keyed) if key[:2] == group]
+def _groups(keyed: Mapping[Key, Mapping]) -> dict[tuple, list[Mapping]]:
+    """(external, organs) -> its cases by their running number, in which order ``keyed_cases`` makes them."""
+    groups: dict[tuple, list[Mapping]] = {}
+    for key, case in keyed.items():
+        groups.setdefault(key[:2], []).append(case)
+    return groups
 
 
 def _alike(left: Sequence[Mapping], right: Sequence[Mapping]) -> bool:
@@ -82,12 +87,16 @@ def _values(cases: Sequence[tuple[Mapping, Mapping]]) -> tuple[float, float] | N
     defined = [value for value in by_class if value is not None]
     if not defined:
         return None
-    return statistics(a for a, _ in defined)["mean"], statistics(b for _, b in defined)["mean"]
+    return _means(defined)
 
 
 def _over_seeds(dice: Sequence[tuple]) -> tuple[float, float] | None:
     """Means over the seeds in which both methods have a Dice."""
     both = [(a, b) for a, b in dice if a is not None and b is not None]
-    if not both:
-        return None
-    return statistics(a for a, _ in both)["mean"], statistics(b for _, b in both)["mean"]
+    return _means(both) if both else None
+
+
+def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Of both sides; without the deviations of ``statistics``, which took half of the time of a comparison's tests."""
+    left, right = np.mean(pairs, axis=0)
+    return float(left), float(right)
