@@ -40,7 +40,7 @@ def one_process() -> dict[str, float]:
     sums = dict.fromkeys(PARTS, 0.0)
     for step in range(WARM_UP + STEPS):
         times = [time.process_time()]
-        outputs = training_outputs(student(image), PHANTOM.network)
+        outputs = training_outputs(student(image))
         times.append(time.process_time())
         with torch.no_grad():
             teacher_logits = teacher(image)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from federation import TINY, TINY_PRESETS, TINY_SUPERVISED
 from fedpartial.networks.build import build_network, training_outputs
@@ -40,8 +41,8 @@ def test_output_shapes(preset, training):
     output = network(torch.zeros(2, 1, 16, 16, 8))
     shape = (2, preset.label_space.num_channels, 16, 16, 8)
     if training:
-        found = training_outputs(output, preset.network)
-        assert [tuple(head.shape) for head in found] == [shape] * preset.network.num_outputs
+        halves = [(*shape[:2], 16 >> level, 16 >> level, 8 >> level) for level in range(preset.network.num_outputs)]
+        assert [tuple(head.shape) for head in training_outputs(output)] == halves
     else:
         assert tuple(output.shape) == shape
 
@@ -49,9 +50,33 @@ def test_output_shapes(preset, training):
 def test_the_first_head_is_the_output_of_evaluation():
     network = build_network(TINY_SUPERVISED, seed=0)
     image = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
-    first, second = training_outputs(network.train()(image), TINY_SUPERVISED.network)
+    first, second = training_outputs(network.train()(image))
     assert torch.equal(first, network.eval()(image))
-    assert not torch.equal(first, second)
+    assert tuple(second.shape[2:]) == (8, 8, 8)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_heads_and_gradients_are_those_of_monais_forward_pass(layout):
+    """MONAI enlarges every head to full resolution and stacks them."""
+    from monai.networks.nets.dynunet import DynUNet
+
+    network = build_network(TINY_SUPERVISED, seed=0).double().to(memory_format=layout)
+    image = torch.randn(2, 1, 16, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    heads = training_outputs(network(image))
+    monai = DynUNet.forward(network, image).unbind(1)
+    assert len(heads) == len(monai) > 1
+    for ours, theirs in zip(heads, monai, strict=True):
+        torch.testing.assert_close(interpolate(ours, theirs.shape[2:]), theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_evaluation_computes_no_other_heads():
+    network, asked = build_network(TINY_SUPERVISED, seed=0), []
+    network.deep_supervision_heads[0].register_forward_hook(lambda *_: asked.append(True))
+    image = torch.zeros(1, 1, 16, 16, 16)
+    network.eval()(image)
+    assert not asked
+    network.train()(image)
+    assert asked
 
 
 @pytest.mark.parametrize("preset", [PHANTOM, ABDOMEN_PAPER], ids=lambda p: p.name)
@@ -60,7 +85,10 @@ def test_the_presets_of_the_house_fit_their_patch(preset):
     with torch.device("meta"):
         network = build_network(preset, seed=0)
         image = torch.empty(1, 1, *preset.patch)
-        outputs = training_outputs(network.train()(image), preset.network)
+        outputs = training_outputs(network.train()(image))
     assert len(outputs) == preset.network.num_outputs
-    assert {tuple(head.shape) for head in outputs} == {(1, preset.label_space.num_channels, *preset.patch)}
+    assert tuple(outputs[0].shape) == (1, preset.label_space.num_channels, *preset.patch)
+    assert all(
+        size % coarse == 0 for head in outputs for size, coarse in zip(preset.patch, head.shape[2:], strict=True)
+    )
     assert tuple(network.eval()(image).shape) == (1, preset.label_space.num_channels, *preset.patch)

@@ -113,7 +113,7 @@ def test_lecun_weights_have_variance_one_over_fan_in_and_no_bias():
 
 def test_in_training_every_class_has_two_logits_in_the_order_of_the_heads():
     network = build_network(SMALL, seed=0, head_classes=["kidney", "liver"]).train()
-    (output,) = training_outputs(network(image()), SMALL.network)
+    (output,) = training_outputs(network(image()))
     assert tuple(output.shape) == (2, 2, 2, 8, 8, 4)
     assert torch.equal(output[:, 0], network.heads["kidney"](network.trunk(image())))
     assert network.head_channels == (4, 1)

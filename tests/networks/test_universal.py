@@ -235,7 +235,7 @@ def test_the_gradient_is_the_derivative():
 
 
 def test_training_outputs_are_one_tensor_with_an_output_for_each_class():
-    (output,) = training_outputs(small(*STAGE_1)(image()), SMALL.network)
+    (output,) = training_outputs(small(*STAGE_1)(image()))
     assert tuple(output.shape) == (2, 3, 8, 8, 8)
 
 

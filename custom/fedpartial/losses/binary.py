@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedpartial.losses.marginal import plain
 from fedpartial.losses.soft import dice_by_pair, mean_over_pairs, pairs, soft_bce
+from fedpartial.losses.voxel_sums import plain
 
 DICE_DENOMINATOR = 1.0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedpartial.losses.deep_supervision import enlarged
 from fedpartial.losses.exclusion import (
     Exclusion,
     Penalised,
@@ -24,7 +25,7 @@ from fedpartial.losses.marginal import (
     CrossEntropyOn,
     Merged,
     flat_logits,
-    marginal_dice,
+    marginal_dice_ce,
     merge,
     voxel_cross_entropy,
 )
@@ -43,8 +44,6 @@ class LossOptions:
 
 
 MARGINAL: dict[str, Callable[[Merged, LossOptions], Tensor]] = {
-    "dice": lambda merged, o: marginal_dice(merged, absent_class=o.absent_class, squared=o.squared),
-    "ce": lambda merged, o: voxel_cross_entropy(merged, ce_on=o.ce_on).mean(),
     "focal": lambda merged, o: marginal_focal(merged, gamma=o.gamma),
     "topk": lambda merged, o: mean_of_largest(voxel_cross_entropy(merged, ce_on=o.ce_on), o.fraction),
     "lovasz": lambda merged, o: marginal_lovasz(merged.q, merged.target, merged.counted),
@@ -55,15 +54,21 @@ BY_CLASS: dict[str, Callable[[Tensor, Tensor, LossOptions], Tensor]] = {
     "focal": lambda p, e, o: exclusion_focal(p, e, gamma=o.gamma),
     "topk": lambda p, e, o: exclusion_topk(p, e, fraction=o.fraction),
 }
-LOSS_NAMES = tuple(MARGINAL)
+SUMS = ("dice", "ce")
+"""Marginal losses that are sums over voxels, which marginal_dice_ce makes."""
+LOSS_NAMES = (*SUMS, *MARGINAL)
 
 
 def marginal_losses(
     logits: Tensor, labels: Tensor, labelled: Tensor, names: Collection[str], options: LossOptions
 ) -> dict[str, Tensor]:
     """The named losses on merged probabilities, scalars by name; arguments as for ``marginal_dice_ce``."""
-    merged = merge(logits, labels, labelled)
-    return {name: MARGINAL[name](merged, options) for name in names}
+    sums, rest = {}, [name for name in names if name not in SUMS]
+    if len(rest) < len(names):
+        choices = {"absent_class": options.absent_class, "squared": options.squared, "ce_on": options.ce_on}
+        sums = vars(marginal_dice_ce(logits, labels, labelled, **choices))
+    merged = merge(enlarged(logits, labels), labels, labelled) if rest else None
+    return {name: sums[name] if name in SUMS else MARGINAL[name](merged, options) for name in names}
 
 
 def exclusion_losses(
@@ -80,7 +85,7 @@ def exclusion_losses(
 
     0 with a zero gradient where nothing is excluded or every case annotates everything.
     """
-    exclusion = exclude(logits, labels, labelled, groups, penalised=penalised)
+    exclusion = exclude(enlarged(logits, labels), labels, labelled, groups, penalised=penalised)
     if not exclusion.p:
         nothing = flat_logits(logits).flatten()[:0].sum()
         return dict.fromkeys(names, nothing)

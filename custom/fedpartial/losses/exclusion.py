@@ -57,7 +57,8 @@ def exclude(
 
 def _impossible(labelled: Tensor, groups: Tensor) -> Tensor:
     """Bool (N, C, C): whether class n (dim 1) cannot be where the case's merged label is l (dim 2)."""
-    same_group = (groups[:, :, None] & groups[:, None, :]).any(0)
+    group = groups.int().argmax(0)
+    same_group = group[:, None] == group
     same_class = torch.eye(groups.shape[1], dtype=torch.bool, device=groups.device)
     annotated = torch.ones_like(same_class)
     annotated[:, 0] = False

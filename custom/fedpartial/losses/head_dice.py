@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedpartial.losses.marginal import DICE_SMOOTHING, flat_logits, plain
+from fedpartial.losses.marginal import DICE_SMOOTHING, flat_logits
+from fedpartial.losses.voxel_sums import plain
 
 
 def head_dice(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:

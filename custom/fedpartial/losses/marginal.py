@@ -7,12 +7,15 @@ Everything happens in log space on the logits, in float32 or better.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from fedpartial.losses.voxel_sums import plain, voxel_sums
 
 DICE_SMOOTHING = 1e-5
 NEVER = -1e4
@@ -45,11 +48,6 @@ class Merged:
     @cached_property
     def q(self) -> Tensor:
         return self.log_q.exp()
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """The tensor without its subclass: MONAI's MetaTensor must not change a loss (upstream note U17)."""
-    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def flat_logits(logits: Tensor) -> Tensor:
@@ -108,7 +106,8 @@ def marginal_dice_ce(
     """Soft Dice and cross entropy on merged probabilities (METHODS 1.1).
 
     Args:
-        logits: (N, C, *S).
+        logits: (N, C, *S). Those of a deep-supervision head may be coarser than the labels, by a whole factor along
+            every axis: a logit then counts for every voxel of its block, as if enlarged to the nearest.
         labels: (N, *S) integer channels.
         labelled: bool (N, C), which classes each case annotates; column 0 False.
         absent_class: what a labelled class without a voxel in the batch contributes to the Dice mean:
@@ -120,9 +119,44 @@ def marginal_dice_ce(
         Dice averaged over the merged background and every class some case annotates; a class's sums run
         over the cases that annotate it. CE averaged over voxels.
     """
-    merged = merge(logits, labels, labelled)
-    dice = marginal_dice(merged, absent_class=absent_class, squared=squared)
-    return MarginalTerms(dice=dice, ce=voxel_cross_entropy(merged, ce_on=ce_on).mean())
+    annotated = [row.nonzero().flatten().tolist() for row in labelled]
+
+    def statistics(n: int, z: Tensor, of_voxels: Tensor) -> Tensor:
+        return _dice_ce_sums(z, of_voxels, annotated[n], squared=squared, ce_on=ce_on)
+
+    sums = voxel_sums(statistics, logits, labels)
+    overlap, size, voxels = sums[:, :-1].unflatten(1, (3, -1)).sum(0)
+    counted = labelled.any(0)
+    counted[0] = True
+    dice = _mean_dice(overlap, size, voxels, counted, absent_class)
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    return MarginalTerms(dice=dice.to(kind), ce=(sums[:, -1].sum() / labels.numel()).to(kind))
+
+
+def _dice_ce_sums(z: Tensor, labels: Tensor, annotated: list[int], *, squared: bool, ce_on: CrossEntropyOn) -> Tensor:
+    """Of a part (C, *s) of one case, (3 C + 1,): overlaps, sizes and voxels of every channel, cross entropy."""
+    counts, block = _counts(labels, annotated, z)
+    z = z.flatten(1)
+    hidden = [channel for channel in range(len(z)) if channel not in annotated]
+    merged = torch.cat((z[hidden].logsumexp(0, keepdim=True), z[annotated])).log_softmax(0)
+    q = merged.exp()
+    log_p = merged if ce_on == "merged_prob" else q.log_softmax(0)
+    rows = torch.stack(((q * counts).sum(1), block * (q * q if squared else q).sum(1), counts.sum(1)))
+    place = torch.tensor([0, *annotated], device=z.device)
+    by_channel = z.new_zeros(3, len(z)).index_copy(1, place, rows)
+    return torch.cat((by_channel.flatten(), -(log_p * counts).sum()[None]))
+
+
+def _counts(labels: Tensor, annotated: list[int], z: Tensor) -> tuple[Tensor, int]:
+    """(1 + K, V): how many voxels behind each logit are background or none of the case's classes, and how many of each
+    of its K classes; and the voxels behind a logit."""
+    coarse = z.shape[1:]
+    blocks = labels.reshape([n for s, fine in zip(coarse, labels.shape, strict=True) for n in (s, fine // s)])
+    within = tuple(range(1, blocks.ndim, 2))
+    block = labels.numel() // math.prod(coarse)
+    found = [(blocks == c).sum(within, dtype=z.dtype) if block > 1 else (labels == c).to(z.dtype) for c in annotated]
+    rest = sum(found, start=z.new_zeros(coarse))
+    return torch.stack((block - rest, *found)).flatten(1), block
 
 
 def voxel_cross_entropy(merged: Merged, *, ce_on: CrossEntropyOn = "merged_prob") -> Tensor:
@@ -142,11 +176,14 @@ def marginal_dice(merged: Merged, *, absent_class: AbsentClass = "constant", squ
     is_class = merged.target[:, None] == channels[None, :, None]
     overlap = (q * is_class).sum(-1)
     size = (q * q if squared else q).sum(-1)
-    voxels = is_class.sum(-1)
-    overlap, size, voxels = ((x * counted).sum(0) for x in (overlap, size, voxels))
+    sums = ((x * counted).sum(0) for x in (overlap, size, is_class.sum(-1)))
+    return _mean_dice(*sums, counted.any(0), absent_class)
+
+
+def _mean_dice(overlap: Tensor, size: Tensor, voxels: Tensor, used: Tensor, absent_class: AbsentClass) -> Tensor:
+    """Of sums by channel (C,), the mean loss over the channels of ``used``."""
     numerator_smoothing = DICE_SMOOTHING if absent_class == "smooth" else 0.0
     loss = 1 - (2 * overlap + numerator_smoothing) / (size + voxels + DICE_SMOOTHING)
-    used = counted.any(0)
     if absent_class == "skip":
         used = used & (voxels > 0)
     return loss[used].mean()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedpartial.losses.marginal import Merged, flat_logits, plain
+from fedpartial.losses.marginal import Merged, flat_logits
+from fedpartial.losses.voxel_sums import plain
 
 
 def smoothed_overlap(p: Tensor, y: Tensor) -> Tensor:
@@ -22,10 +23,10 @@ def smoothed_overlap(p: Tensor, y: Tensor) -> Tensor:
 
 def smoothed_marginal_dice(merged: Merged) -> Tensor:
     """Mean over the counted channels of 1 - overlap; a channel's sums run over the cases that count it."""
-    losses = []
+    losses, by_channel = [], merged.q.unbind(1)
     for channel in merged.counted.any(0).nonzero().flatten().tolist():
         cases = merged.counted[:, channel]
-        losses.append(1 - smoothed_overlap(merged.q[cases, channel], merged.target[cases] == channel))
+        losses.append(1 - smoothed_overlap(by_channel[channel][cases], merged.target[cases] == channel))
     return torch.stack(losses).mean()
 
 

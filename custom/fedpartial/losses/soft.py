@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedpartial.losses.marginal import flat_logits, plain
+from fedpartial.losses.marginal import flat_logits
+from fedpartial.losses.voxel_sums import plain
 
 LEAST_SIZE = 1e-12
 """Below it a denominator counts as this: 0 / 0 has no value. No pair with a visible voxel comes near it."""

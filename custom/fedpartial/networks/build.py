@@ -12,7 +12,7 @@ from fedpartial.networks.dynunet import build_dynunet
 from fedpartial.networks.menu import build_menu
 from fedpartial.networks.residual_unet import build_residual_unet
 from fedpartial.networks.universal import build_universal
-from fedpartial.presets import AnyNetwork, MenuConfig, Preset, UNetConfig, UniversalConfig
+from fedpartial.presets import MenuConfig, Preset, UNetConfig, UniversalConfig
 
 WITH_HEADS = (UNetConfig, UniversalConfig)
 """Networks that can have an output for each of some classes."""
@@ -37,13 +37,13 @@ def build_network(preset: Preset, *, seed: int, head_classes: Sequence[str] | No
     return build_dynunet(preset, seed=seed)
 
 
-def training_outputs(output: Tensor, config: AnyNetwork) -> tuple[Tensor, ...]:
+def training_outputs(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What a network in training mode returned, as a method's loss takes it: full resolution first.
 
-    Logits (N, C, H, W, D) each; those of a network with private heads are one (N, heads, 2, H, W, D), those of a
-    universal network one (N, K, H, W, D).
+    Logits (N, C, *S) each, of deep-supervision heads at their own resolution; those of a network with private heads are
+    one (N, heads, 2, H, W, D), those of a universal network one (N, K, H, W, D).
     """
-    return output.unbind(dim=1) if config.num_outputs > 1 else (output,)
+    return output if isinstance(output, tuple) else (output,)
 
 
 def _check_heads(preset: Preset, head_classes: Sequence[str]) -> None:

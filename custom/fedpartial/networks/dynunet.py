@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fedpartial.networks.instance_norm import InstanceNormLeakyReLU
 from fedpartial.presets import Preset
 
 
 def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
     """A DynUNet with the preset's shape and seeded initial weights; the caller's random state is kept.
 
-    In training mode it returns (N, heads, C, H, W, D), every head at full resolution; in evaluation
-    mode the logits (N, C, H, W, D).
+    In training mode it returns a tuple of logits (N, C, *S), one for each head: full resolution first, then what the
+    deep-supervision heads see, each at its own resolution, half of the one before on the axes of a step down. In
+    evaluation mode the logits (N, C, H, W, D) alone, and the other heads are not computed. Tensors have MONAI's names.
     """
     # MONAI costs two seconds to import, and every simulated task may be a new process.
     from monai.networks.nets.dynunet import DynUNet
 
+    class Network(DynUNet):
+        """MONAI's layers; its forward pass would enlarge every head to full resolution and stack them."""
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+            return _forward(self, x)
+
     config = preset.network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DynUNet(
+        network = Network(
             spatial_dims=3,
             in_channels=1,
             out_channels=preset.label_space.num_channels,
@@ -31,3 +39,33 @@ def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
             deep_supervision=config.deep_supervision_heads > 0,
             deep_supr_num=max(config.deep_supervision_heads, 1),
         )
+    _join_norm_and_activation(network)
+    return network
+
+
+def _forward(network: nn.Module, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    skips = []
+    for down in (network.input_block, *network.downsamples):
+        x = down(x)
+        skips.append(x)
+    x = network.bottleneck(x)
+    heads = list(network.deep_supervision_heads) if network.training and network.deep_supervision else []
+    outputs = []
+    for level, up in reversed(list(enumerate(reversed(network.upsamples)))):
+        x = up(x, skips.pop())
+        if 0 < level <= len(heads):
+            outputs.append(heads[level - 1](x))
+    logits = network.output_block(x)
+    return (logits, *reversed(outputs)) if network.training else logits
+
+
+def _join_norm_and_activation(network: nn.Module) -> None:
+    """Each norm takes over the activation that follows it."""
+    from monai.networks.blocks.dynunet_block import UnetBasicBlock
+
+    for block in network.modules():
+        if isinstance(block, UnetBasicBlock):
+            slope = block.lrelu.negative_slope
+            block.norm1 = InstanceNormLeakyReLU(block.norm1, slope)
+            block.norm2 = InstanceNormLeakyReLU(block.norm2, slope)
+            block.lrelu = nn.Identity()

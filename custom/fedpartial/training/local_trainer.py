@@ -242,7 +242,7 @@ class LocalTrainer:
     def _outputs(self, image: Tensor, labelled: Tensor, pass_number: int) -> tuple[Tensor, ...]:
         if self.method.passes() > 1:
             return self.network.train_pass(image, labelled, pass_number)
-        return training_outputs(self.network(image), self.preset.network)
+        return training_outputs(self.network(image))
 
     def _descend(self, loss: Tensor, optimizer: Optimizer, scaler: torch.amp.GradScaler, place: str) -> None:
         if not torch.isfinite(loss):
