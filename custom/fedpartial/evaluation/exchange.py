@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
-
-from fedpartial.networks.wire import Wire, wire_bytes
 
 ROUND_VALUES = ("tensors_down", "bytes_down", "sites", "tensors_up", "bytes_up", "tensors_not_zero", "tensors_changed")
 """Of each round, in the order of the page: down is one message of the server, up the smallest number of tensors, the
@@ -21,29 +19,32 @@ SIZES = ("tensors", "parameters", "bytes")
 MESSAGE_BYTES = "bytes_per_message"
 NAMES, NEVER_CHANGED = "shared_names", "never_changed"
 TOTALS = ("bytes_up", "bytes_down")
+NumBytes = Callable[[Mapping[str, np.ndarray]], int]
+
+
+def array_bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    return sum(int(value.nbytes) for value in arrays.values())
 
 
 def exchange_facts(
     rounds: Sequence[Mapping],
     shared: Mapping[str, np.ndarray],
     private: Mapping[str, Mapping[str, np.ndarray]],
-    wire: Wire = "float32",
+    num_bytes: NumBytes = array_bytes,
 ) -> dict[str, object]:
     """Facts for ``RunRecord.exchange``.
 
     rounds: finished rounds of an ExchangeLog (RunHistory.exchange). shared: the tensors that travel, by name.
-    private: site -> its tensors that do not; {} where everything travels. wire: bytes are those of what travels; where
-    that is not float32, a fact says what it is.
+    private: site -> its tensors that do not; {} where everything travels. num_bytes: of tensors as they travel.
     """
-    size = _size(shared, wire)
+    size = _size(shared, num_bytes)
     return {
         "tensors": size["tensors"],
         "parameters": size["parameters"],
         MESSAGE_BYTES: size["bytes"],
         NAMES: list(shared),
         NEVER_CHANGED: _never_changed(rounds),
-        **({} if wire == "float32" else {"wire": wire}),
-        **_whole_networks(size, private, wire),
+        **_whole_networks(size, private, num_bytes),
         **_by_round(rounds),
     }
 
@@ -72,13 +73,15 @@ def exchange_section(exchange: Mapping) -> dict:
     }
 
 
-def _size(arrays: Mapping[str, np.ndarray], wire: Wire) -> dict[str, int]:
-    numbers = (len(arrays), sum(int(v.size) for v in arrays.values()), wire_bytes(arrays, wire))
+def _size(arrays: Mapping[str, np.ndarray], num_bytes: NumBytes) -> dict[str, int]:
+    numbers = (len(arrays), sum(int(v.size) for v in arrays.values()), num_bytes(arrays))
     return dict(zip(SIZES, numbers, strict=True))
 
 
-def _whole_networks(shared: Mapping[str, int], private: Mapping[str, Mapping], wire: Wire) -> dict[str, dict[str, int]]:
-    own = {site: _size(arrays, wire) for site, arrays in sorted(private.items())}
+def _whole_networks(
+    shared: Mapping[str, int], private: Mapping[str, Mapping], num_bytes: NumBytes
+) -> dict[str, dict[str, int]]:
+    own = {site: _size(arrays, num_bytes) for site, arrays in sorted(private.items())}
     return {f"{NETWORK}{key}": {site: shared[key] + size[key] for site, size in own.items()} for key in SIZES if own}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fedpartial.networks.assembled import SEPARATOR, private_parts
 from fedpartial.networks.fusion import LOG_ODDS, Fusion
 from fedpartial.networks.split import head_classes, is_shared
 from fedpartial.networks.universal import universal_classes
+from fedpartial.networks.wire import wire_bytes
 from fedpartial.server.external_set import KEPT_PREDICTIONS, ExternalScores, ExternalSet, external_site
 from fedpartial.server.metrics_check import check_scores
 from fedpartial.server.provenance import source_commit, versions
@@ -212,12 +214,13 @@ class FinalReport:
 
     def _exchange(self, weights: Mapping[str, np.ndarray]) -> dict:
         """What travelled in the rounds; of an assembled model what is shared, beside what every site kept."""
-        private = private_parts(weights)
+        wire, private = self.plan.wire, private_parts(weights)
         everything = {n: v for part in (weights, *private.values()) for n, v in part.items() if SEPARATOR not in n}
         shared = {name: value for name, value in everything.items() if is_shared(name, self.plan.exchange)}
         kept = {site: {n: v for n, v in part.items() if n not in shared} for site, part in private.items()}
         return {
-            **exchange_facts(self.history.exchange, shared, kept, self.plan.wire),
+            **exchange_facts(self.history.exchange, shared, kept, partial(wire_bytes, wire=wire)),
+            **({} if wire == "float32" else {"wire": wire}),
             **self.history.bytes_after,
             "bytes_up": sum(r["bytes_up"] for r in self.history.report_rounds()),
             "bytes_down": sum(r["bytes_down"] for r in self.history.report_rounds()),
