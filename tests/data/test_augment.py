@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedpartial.data.augment import LEVELS, augment
+from fedpartial.data.augment import LEVELS, augment, condistfl_intensities
 from fedpartial.data.sampler import Batch
 from fedpartial.presets import ABDOMEN, SIDED_ORGANS
 
@@ -60,7 +60,7 @@ def test_light_leaves_the_label_and_stays_near_the_image(preset):
 def test_condistfl_flips_image_and_label_together(preset, monkeypatch, space, count):
     """Without its intensity part: the image that equals its label still does, in one of eight ways. Where right and
     left are classes the first axis, from right to left, stays as it is."""
-    monkeypatch.setattr("fedpartial.data.augment._condistfl_intensities", lambda: NoIntensities())
+    monkeypatch.setattr("fedpartial.data.augment.condistfl_intensities", lambda image, rng: image)
     preset = replace(preset, label_space=space)
     batch = batch_of()
     batch = replace(batch, image=batch.label[:, None].float())
@@ -99,10 +99,34 @@ def test_segviz_scales_and_shifts_every_patch_by_up_to_a_tenth(preset):
     assert abs(np.corrcoef(shift, factor)[0, 1]) < 0.3
 
 
-class NoIntensities:
-    """Stands in for MONAI's Compose."""
+def test_condistfl_makes_each_change_as_often_and_as_strongly_as_the_paper(monkeypatch):
+    """METHODS 1.5: probability, range of the drawn value, and order."""
+    expected = {
+        "add_noise": (0.15, 0.0, 0.1),
+        "blur": (0.15, 0.5, 1.5),
+        "scale": (0.15, 0.7, 1.3),
+        "scale_in_range": (0.15, 0.65, 1.5),
+        "lower_resolution": (0.25, 0.5, 1.0),
+        "gamma": (0.15, 0.8, 1.2),
+        "inverse_gamma": (0.15, 0.8, 1.2),
+    }
+    drawn, order = {name: [] for name in expected}, []
+    for name in expected:
 
-    def set_random_state(self, seed: int) -> None: ...
+        def note(image, value, *rng, name=name):
+            drawn[name] += np.ravel(value).tolist()
+            order.append(name)
+            return image
 
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        return image
+        monkeypatch.setattr(f"fedpartial.data.intensities.{name}", note)
+    rng, image, calls = np.random.default_rng(0), torch.zeros(2, 2, 2), 4000
+    for _ in range(calls):
+        order.clear()
+        condistfl_intensities(image, rng)
+        assert order == [name for name in expected if name in order]
+    for name, (probability, low, high) in expected.items():
+        values = np.array(drawn[name])
+        assert abs(len(values) / (3 if name == "blur" else 1) / calls - probability) < 0.025, name
+        assert low <= values.min() < low + 0.02 * (high - low), name
+        assert high - 0.02 * (high - low) < values.max() <= high, name
+        assert abs(values.mean() - (low + high) / 2) < 0.03 * (high - low), name

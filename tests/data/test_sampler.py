@@ -11,8 +11,9 @@ import pytest
 import torch
 from tiny_hospital import store_arrays
 
+from fedpartial.data.cutting import cut_patch, cut_turned
 from fedpartial.data.geometry import rotation_zoom
-from fedpartial.data.sampler import PatchSampler, _cut, _cut_turned, _rotation_zoom
+from fedpartial.data.sampler import PatchSampler, _rotation_zoom
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
 from fedpartial.presets import ABDOMEN
@@ -178,7 +179,10 @@ def random_case(tmp_path, shape=(30, 30, 30)) -> StoredCase:
 def test_a_turned_patch_without_a_turn_is_the_straight_one(tmp_path, plain):
     case, start = random_case(tmp_path), np.array([3, -2, 25])
     preset = replace(plain, patch=(9, 8, 7))
-    straight, still = _cut(case, start, preset.patch, preset.air), _cut_turned(case, start, np.eye(3), preset)
+    straight, still = (
+        cut_patch(case, start, preset.patch, preset.air),
+        cut_turned(case, start, np.eye(3), preset.patch, preset.air),
+    )
     np.testing.assert_allclose(still.image, straight.image, atol=1e-5)
     np.testing.assert_array_equal(still.label, straight.label)
     assert (straight.image[:, :2] == np.float32(preset.air)).all()
@@ -187,7 +191,10 @@ def test_a_turned_patch_without_a_turn_is_the_straight_one(tmp_path, plain):
 def test_a_right_angle_turns_image_and_label_together(tmp_path, plain):
     case, start = random_case(tmp_path), np.array([5, 6, 7])
     preset = replace(plain, patch=(9, 9, 9))
-    straight, rotated = _cut(case, start, preset.patch, preset.air), _cut_turned(case, start, RIGHT_ANGLE, preset)
+    straight, rotated = (
+        cut_patch(case, start, preset.patch, preset.air),
+        cut_turned(case, start, RIGHT_ANGLE, preset.patch, preset.air),
+    )
     np.testing.assert_allclose(rotated.image, np.rot90(straight.image, -1, axes=(0, 1)), atol=1e-5)
     np.testing.assert_array_equal(rotated.label, np.rot90(straight.label, -1, axes=(0, 1)))
 
@@ -195,7 +202,7 @@ def test_a_right_angle_turns_image_and_label_together(tmp_path, plain):
 def test_zoom_magnifies(tmp_path, plain):
     ramp = np.broadcast_to(np.arange(40.0)[:, None, None] / 8, (40, 40, 40))
     case = store_arrays(tmp_path / "ramp", ramp, np.zeros(ramp.shape, np.uint8), ("liver",))
-    patch = _cut_turned(case, np.array([15, 15, 15]), rotation_zoom((0, 0, 0), 1.25, (1, 1, 2)), plain)
+    patch = cut_turned(case, np.array([15, 15, 15]), rotation_zoom((0, 0, 0), 1.25, (1, 1, 2)), plain.patch, plain.air)
     np.testing.assert_allclose(np.diff(patch.image, axis=0), 1 / 8 / 1.25, atol=1e-3)
     np.testing.assert_allclose(patch.image.mean(), 18.5 / 8, atol=1e-3)
 
@@ -207,7 +214,9 @@ def test_rotation_is_rigid_in_mm_whatever_the_spacing(tmp_path, plain):
     ball = np.where(distance < 12, LIVER, 0).astype(np.uint8)
     case = store_arrays(tmp_path / "ball", np.exp(-((distance / 8) ** 2)), ball, ("liver",))
     preset = replace(plain, patch=(41, 41, 21))
-    patch = _cut_turned(case, np.zeros(3, dtype=int), rotation_zoom((0.5, -0.4, 0.3), 1.0, spacing), preset)
+    patch = cut_turned(
+        case, np.zeros(3, dtype=int), rotation_zoom((0.5, -0.4, 0.3), 1.0, spacing), preset.patch, preset.air
+    )
     both = 2 * ((patch.label > 0) & (ball > 0)).sum() / ((patch.label > 0).sum() + (ball > 0).sum())
     assert both > 0.94
     near = distance < 20  # farther out the turned patch shows air

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedpartial.data import intensities
 from fedpartial.data.sampler import Batch
 from fedpartial.presets import Preset
 
@@ -49,37 +49,33 @@ def _condistfl(batch: Batch, preset: Preset, rng: np.random.Generator) -> Batch:
     Where right and left are classes nobody is mirrored from right to left (axis 0): the labels would be wrong.
     """
     axes = (1, 2) if preset.label_space.sided else (0, 1, 2)
-    pairs = [_condistfl_patch(i, y, axes, rng) for i, y in zip(batch.image, batch.label, strict=True)]
-    return replace(batch, image=torch.stack([p[0] for p in pairs]), label=torch.stack([p[1] for p in pairs]))
+    image, label = torch.empty_like(batch.image), torch.empty_like(batch.label)
+    for number, (patch, its_label) in enumerate(zip(batch.image[:, 0], batch.label, strict=True)):
+        changed = condistfl_intensities(patch, rng)
+        flipped = [axis for axis in axes if rng.random() < 0.5]
+        # Through NumPy, where a flip is a view: copied once, into its place in the batch.
+        image[number, 0].numpy()[:] = np.flip(changed.numpy(), flipped)
+        label[number].numpy()[:] = np.flip(its_label.numpy(), flipped)
+    return replace(batch, image=image, label=label)
 
 
-def _condistfl_patch(
-    image: Tensor, label: Tensor, flipped: tuple[int, ...], rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    intensities = _condistfl_intensities()
-    intensities.set_random_state(seed=int(rng.integers(2**32)))
-    image = intensities(image)
-    axes = [axis for axis in flipped if rng.random() < 0.5]
-    return image.flip([axis + 1 for axis in axes]), label.flip(axes)
-
-
-@cache
-def _condistfl_intensities() -> Callable:
-    """MONAI's transforms, built once; importing them takes seconds, so only this level pays."""
-    from monai import transforms as mt
-
-    return mt.Compose(
-        [
-            mt.RandGaussianNoise(prob=0.15, std=0.1),
-            mt.RandGaussianSmooth(prob=0.15, sigma_x=(0.5, 1.5), sigma_y=(0.5, 1.5), sigma_z=(0.5, 1.5)),
-            mt.RandScaleIntensity(prob=0.15, factors=(-0.3, 0.3)),
-            mt.RandScaleIntensityFixedMean(prob=0.15, factors=(-0.35, 0.5), fixed_mean=False, preserve_range=True),
-            mt.RandSimulateLowResolution(prob=0.25, zoom_range=(0.5, 1.0)),
-            mt.RandAdjustContrast(prob=0.15, gamma=(0.8, 1.2)),
-            mt.RandAdjustContrast(prob=0.15, gamma=(0.8, 1.2), invert_image=True),
-            mt.ToTensor(dtype=torch.float32, track_meta=False),
-        ]
-    )
+def condistfl_intensities(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """The list's changes of a patch, float32 (H W D), each with its own probability."""
+    if rng.random() < 0.15:
+        image = intensities.add_noise(image, rng.uniform(0, 0.1), rng)
+    if rng.random() < 0.15:
+        image = intensities.blur(image, rng.uniform(0.5, 1.5, 3))
+    if rng.random() < 0.15:
+        image = intensities.scale(image, rng.uniform(0.7, 1.3))
+    if rng.random() < 0.15:
+        image = intensities.scale_in_range(image, rng.uniform(0.65, 1.5))
+    if rng.random() < 0.25:
+        image = intensities.lower_resolution(image, rng.uniform(0.5, 1.0))
+    if rng.random() < 0.15:
+        image = intensities.gamma(image, rng.uniform(0.8, 1.2))
+    if rng.random() < 0.15:
+        image = intensities.inverse_gamma(image, rng.uniform(0.8, 1.2))
+    return image
 
 
 def _segviz(batch: Batch, preset: Preset, rng: np.random.Generator) -> Batch:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedpartial.data.geometry import bounding_box, resample, rotation_zoom
+from fedpartial.data.cutting import Patch, cut_patch, cut_turned
+from fedpartial.data.geometry import rotation_zoom
 from fedpartial.data.patch_keep import kept_start
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
@@ -47,14 +48,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by torch's DataLoader."""
         return Batch(**{name: t.pin_memory() for name, t in vars(self).items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patch:
-    """image float32 (H W D), label uint8 (H W D)."""
-
-    image: np.ndarray
-    label: np.ndarray
 
 
 class PatchSampler:
@@ -98,8 +91,8 @@ class PatchSampler:
         start = kept_start(case, self.preset, lambda: self._candidate(case, rng))
         turn = _rotation_zoom(self.preset, rng)
         if turn is None:
-            return _cut(case, start, self.preset.patch, self.preset.air)
-        return _cut_turned(case, start, turn, self.preset)
+            return cut_patch(case, start, self.preset.patch, self.preset.air)
+        return cut_turned(case, start, turn, self.preset.patch, self.preset.air)
 
     def _candidate(self, case: StoredCase, rng: np.random.Generator) -> np.ndarray:
         """First index (3,) of a patch that might be taken."""
@@ -156,22 +149,6 @@ def patch_start(
     return start
 
 
-def _cut(case: StoredCase, start: np.ndarray, shape: Sequence[int], air: float) -> Patch:
-    """Voxels start : start + shape; outside of the volume air, and label 0 = none of the annotated classes."""
-    return Patch(image=cut(case.image, start, shape, np.float32(air)), label=cut(case.label, start, shape, np.uint8(0)))
-
-
-def cut(array: np.ndarray, start: np.ndarray, shape: Sequence[int], outside: np.generic) -> np.ndarray:
-    """Voxels start : start + shape of an array (H W D), of the type of ``outside``, the value of voxels not in it."""
-    result = np.full(shape, outside)
-    low, high = np.maximum(start, 0), np.minimum(start + shape, array.shape)
-    if (high > low).all():
-        source = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        target = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
-        result[target] = array[source]
-    return result
-
-
 def _rotation_zoom(preset: Preset, rng: np.random.Generator) -> np.ndarray | None:
     """3x3 of the augmentation's rotation and zoom, offsets in the patch -> offsets in the volume; None for neither."""
     turn = TURNS.get(preset.augmentation)
@@ -194,23 +171,3 @@ def _segviz_turn(preset: Preset, rng: np.random.Generator) -> np.ndarray:
 
 TURNS = {"condistfl": _condistfl_turn, "segviz": _segviz_turn}
 """By the preset's augmentation; the others turn nothing."""
-
-
-def _cut_turned(case: StoredCase, start: np.ndarray, turn: np.ndarray, preset: Preset) -> Patch:
-    """A patch rotated and zoomed about its centre, from the box of the volume that it needs.
-
-    The papers' code turns whole volumes before cropping; the result is the same except for the interpolation
-    at the volume's edge, and only the box is read.
-    """
-    half = (np.asarray(preset.patch) - 1) / 2
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = turn, start + half - turn @ half
-    low, high = bounding_box(matrix, preset.patch)
-    box = _cut(case, low, tuple(high - low), preset.air)
-    matrix[:3, 3] -= low
-    image = _resampled(box.image, matrix, preset.patch, "bilinear")
-    return Patch(image=image, label=_resampled(box.label, matrix, preset.patch, "nearest").astype(np.uint8))
-
-
-def _resampled(array: np.ndarray, matrix: np.ndarray, shape: Sequence[int], mode: str) -> np.ndarray:
-    return torch.cat([slab.values[0] for slab in resample(torch.from_numpy(array)[None], matrix, shape, mode)]).numpy()

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fedpartial.data.augment import augment
+from fedpartial.data.cutting import cut
 from fedpartial.data.sampler import (
     AUGMENTATION,
     PATCHES,
     Batch,
-    cut,
     patch_centre,
     patch_start,
     step_rng,
