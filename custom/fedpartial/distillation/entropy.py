@@ -81,8 +81,7 @@ def measure(probabilities: np.ndarray) -> MapEntropy:
     for block in _blocks(probabilities):
         foreground = block >= FOREGROUND
         fg_voxels += int(foreground.sum())
-        for form in get_args(Form):
-            values = _voxel_entropy(block, form)
+        for form, values in _voxel_entropies(block):
             sums[form] += float(values.sum())
             sums[f"{form}_fg"] += float(values[foreground].sum())
     counts = {name: fg_voxels if name.endswith("_fg") else probabilities.size for name in sums}
@@ -90,10 +89,11 @@ def measure(probabilities: np.ndarray) -> MapEntropy:
     return MapEntropy(fg_voxels=fg_voxels, **means)
 
 
-def _voxel_entropy(probabilities: np.ndarray, form: Form) -> np.ndarray:
-    """Of each voxel, float64."""
+def _voxel_entropies(probabilities: np.ndarray) -> Iterator[tuple[Form, np.ndarray]]:
+    """Of each voxel in both forms, float64."""
     one_sided = entr(probabilities)
-    return one_sided if form == "one_sided" else one_sided + entr(1.0 - probabilities)
+    yield "one_sided", one_sided
+    yield "binary", one_sided + entr(1.0 - probabilities)
 
 
 def _blocks(probabilities: np.ndarray) -> Iterator[np.ndarray]:
