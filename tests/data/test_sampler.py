@@ -68,7 +68,7 @@ def test_shapes_types_and_masks(tmp_path, plain):
     batch = PatchSampler([case_of(tmp_path), other], preset, seed=0, site="a").batch(0)
     assert batch.image.shape == (6, 1, 8, 6, 4)
     assert batch.label.shape == (6, 8, 6, 4)
-    assert (batch.image.dtype, batch.label.dtype, batch.labelled.dtype) == (torch.float32, torch.int64, torch.bool)
+    assert (batch.image.dtype, batch.label.dtype, batch.labelled.dtype) == (torch.float32, torch.uint8, torch.bool)
     masks = [tuple(ABDOMEN.names(mask.numpy())) for mask in batch.labelled]
     assert sorted(masks) == 3 * [("liver", "liver_tumor")] + 3 * [("spleen",)]
     assert masks[0] == masks[1] == masks[2]

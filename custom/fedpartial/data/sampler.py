@@ -36,7 +36,10 @@ SEGVIZ_ROTATION_RADIANS, SEGVIZ_SCALE = np.pi / 15, (0.9, 1.1)
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """image float32 (N 1 H W D), label int64 channels (N H W D), labelled bool (N C)."""
+    """image float32 (N 1 H W D), label uint8 channels (N H W D), labelled bool (N C).
+
+    The label becomes int64 where it is used: eight times the bytes to flip, stack, pin and transfer.
+    """
 
     image: Tensor
     label: Tensor
@@ -80,7 +83,7 @@ class PatchSampler:
                 labelled.append(case.labelled)
         return Batch(
             image=torch.from_numpy(np.stack([patch.image for patch in patches])[:, None]),
-            label=torch.from_numpy(np.stack([patch.label for patch in patches])).long(),
+            label=torch.from_numpy(np.stack([patch.label for patch in patches])),
             labelled=torch.from_numpy(np.stack(labelled)),
         )
 

@@ -225,7 +225,7 @@ class LocalTrainer:
         """One batch: the loss and its parts, added up over the passes of the method."""
         device = self.precision.device
         image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
-        label = batch.label.to(device, non_blocking=True)
+        label = batch.label.to(device, non_blocking=True).long()
         labelled = batch.labelled.to(device, non_blocking=True)
         found: dict[str, float] = {}
         for number in range(self.method.passes()):
