@@ -6,7 +6,7 @@
 A row is a train task (the global model) or a site's answer (an update), made by the code that makes them in a job and
 encoded by FLARE as it is sent (FOBS). Numbers are the tensors alone, the envelope is all else. CPU seconds are those of
 making half precision, or of FLARE's filter, and of encoding. The relative error is |got - sent| / |sent| over all
-tensors, where "got" is what the other side trains with, or adds.
+tensors, where "got" is what the other side trains with, or adds; "became 0" counts numbers that were something else.
 
 Without --update the update is the difference of two untrained networks, which has other numbers than a real one: the
 bytes of every fixed width are right, adaquant's and the errors are not. --update takes two models of a run, for example
@@ -55,6 +55,7 @@ HEADING = (
     "envelope KiB",
     "CPU s",
     "rel. error",
+    "became 0",
 )
 METRICS = {"loss": 0.5, "val_dice": {}, "seconds": 60.0, "bytes_down": 0, "tensors_taken": 79, "device": "cpu"}
 Arrays = Mapping[str, np.ndarray]
@@ -134,7 +135,12 @@ def _measure(make: Callable[[], Shareable], send: Callable[[Shareable], Shareabl
     numbers, tensors = message_bytes(message), len(from_shareable(message).data)
     arrived = fobs.loads(encoded)
     got = weights_of_task(unpack(arrived) if unpack else arrived)
-    return (*_sizes(tensors, numbers, len(encoded)), f"{seconds:.2f}", f"{_error(got, sent):.1e}")
+    return (
+        *_sizes(tensors, numbers, len(encoded)),
+        f"{seconds:.2f}",
+        f"{_error(got, sent):.1e}",
+        f"{_lost(got, sent):.2%}",
+    )
 
 
 def _measure_filter(make: Callable[[], Shareable], kind: str, sent: Arrays) -> tuple:
@@ -153,6 +159,12 @@ def _error(got: Mapping[str, torch.Tensor], sent: Arrays) -> float:
     """|got - sent| / |sent| over all tensors."""
     lost = sum(float(np.square(got[name].numpy().astype(np.float64) - value).sum()) for name, value in sent.items())
     return (lost / sum(float(np.square(value.astype(np.float64)).sum()) for value in sent.values())) ** 0.5
+
+
+def _lost(got: Mapping[str, torch.Tensor], sent: Arrays) -> float:
+    """Share of the numbers other than 0 that arrive as 0."""
+    lost = sum(int(((got[name].numpy() == 0) & (value != 0)).sum()) for name, value in sent.items())
+    return lost / sum(int(np.count_nonzero(value)) for value in sent.values())
 
 
 def reference_messages(reference: reference_code.Reference) -> dict[str, tuple[int, int, int]]:
@@ -174,7 +186,7 @@ def _reference_rows(given: argparse.Namespace) -> Iterable[tuple]:
         return []
     command = [sys.executable, __file__, "--child", "--reference", str(given.reference)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    return [(name, REFERENCE, *_sizes(*sizes), "", "0") for name, sizes in found.items()]
+    return [(name, REFERENCE, *_sizes(*sizes), "", "0", "0") for name, sizes in found.items()]
 
 
 def _sizes(tensors: int, numbers: int, encoded: int) -> tuple[str, ...]:
