@@ -8,6 +8,8 @@ on after its last finished round.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nvflare.apis.client import Client
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
@@ -18,7 +20,8 @@ from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedpartial.errors import ConfigError
 from fedpartial.flare.persistor import GLOBAL_MODEL
-from fedpartial.flare.plan import plan_of_server
+from fedpartial.flare.plan import job_root, plan_of_server
+from fedpartial.flare.received_arrays import arrays_in_files
 from fedpartial.flare.recorder import RunRecorder
 
 NOTHING_TO_DO = (
@@ -89,7 +92,8 @@ class FederatedRounds(ScatterAndGather):
         if not self._total_rounds and not abort_signal.triggered:  # start_controller may have stopped the job
             weights = self._global_weights[ModelLearnableKey.WEIGHTS]
             self.persistor.write(GLOBAL_MODEL, weights, 0, None, fl_ctx)
-        super().control_flow(abort_signal, fl_ctx)
+        with arrays_in_files(Path(job_root(fl_ctx))):
+            super().control_flow(abort_signal, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Leave word of the sites reported dead: the next workflow has a communicator of its own, and FLARE reports a
