@@ -232,7 +232,7 @@ def test_the_teacher_is_the_global_model_of_the_rounds_start(make_trainer, weigh
         load_canonical(global_model, model)
         with torch.no_grad():
             expected = global_model(steps[step].image)
-        torch.testing.assert_close(call["teacher"], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(call["teacher"], expected, rtol=1e-4, atol=1e-4)
         assert not call["teacher"].requires_grad
         assert call["outputs"][0].requires_grad
     assert all(parameter.grad is None for parameter in trainer._teacher.parameters())
