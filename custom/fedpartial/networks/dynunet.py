@@ -12,9 +12,9 @@ from fedpartial.presets import Preset
 def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
     """A DynUNet with the preset's shape and seeded initial weights; the caller's random state is kept.
 
-    In training mode it returns a tuple of logits (N, C, *S), one for each head: full resolution first, then what the
-    deep-supervision heads see, each at its own resolution, half of the one before on the axes of a step down. In
-    evaluation mode the logits (N, C, H, W, D) alone, and the other heads are not computed. Tensors have MONAI's names.
+    It returns logits (N, C, H, W, D); in training mode, with deep supervision, a tuple of logits (N, C, *S), one for each
+    head: full resolution first, then each at its own, coarser by the strides of a step down. In evaluation mode the
+    other heads are not computed. Tensors have MONAI's names.
     """
     # MONAI costs two seconds to import, and every simulated task may be a new process.
     from monai.networks.nets.dynunet import DynUNet
@@ -56,7 +56,7 @@ def _forward(network: nn.Module, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         if 0 < level <= len(heads):
             outputs.append(heads[level - 1](x))
     logits = network.output_block(x)
-    return (logits, *reversed(outputs)) if network.training else logits
+    return (logits, *reversed(outputs)) if heads else logits
 
 
 def _join_norm_and_activation(network: nn.Module) -> None:
