@@ -93,6 +93,18 @@ def step(tmp_path: Path) -> Callable[[Method, Preset], CostCounter]:
     return run
 
 
+def test_a_small_case_counts_as_by_hand():
+    def work() -> None:
+        a = torch.ones(1000)
+        b = a + 1
+        del a
+        c = b.view(10, 100) * 2  # 4000 bytes written; read and written; read and written
+        torch.ones(2, 3) @ torch.ones(3, 4) + c[0, 0]  # 24 + 48, the product 24 + 48 + 32, the sum 32 + 4 + 32
+
+    cost = counted(work).cost
+    assert cost == Cost(operations=7, flops=2 * 2 * 3 * 4, moved=4000 + 2 * 8000 + 72 + 104 + 68, peak=8000 + 104)
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_keeps_its_budget(step, name):
     counter = step(STEPS[name])
