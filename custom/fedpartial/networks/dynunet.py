@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedpartial.networks.instance_norm import InstanceNormLeakyReLU
+from fedpartial.networks.channels_last import InstanceNormLeakyReLU, PointwiseConv
 from fedpartial.presets import Preset
 
 
@@ -39,7 +39,7 @@ def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
             deep_supervision=config.deep_supervision_heads > 0,
             deep_supr_num=max(config.deep_supervision_heads, 1),
         )
-    _join_norm_and_activation(network)
+        _for_channels_last(network)
     return network
 
 
@@ -59,9 +59,9 @@ def _forward(network: nn.Module, x: Tensor) -> Tensor | tuple[Tensor, ...]:
     return (logits, *reversed(outputs)) if heads else logits
 
 
-def _join_norm_and_activation(network: nn.Module) -> None:
-    """Each norm takes over the activation that follows it."""
-    from monai.networks.blocks.dynunet_block import UnetBasicBlock
+def _for_channels_last(network: nn.Module) -> None:
+    """Each norm takes over the activation that follows it, and the heads are matrix products."""
+    from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock
 
     for block in network.modules():
         if isinstance(block, UnetBasicBlock):
@@ -69,3 +69,5 @@ def _join_norm_and_activation(network: nn.Module) -> None:
             block.norm1 = InstanceNormLeakyReLU(block.norm1, slope)
             block.norm2 = InstanceNormLeakyReLU(block.norm2, slope)
             block.lrelu = nn.Identity()
+        elif isinstance(block, UnetOutBlock):
+            block.conv.conv = PointwiseConv(block.conv.conv)

@@ -1,4 +1,4 @@
-"""InstanceNorm and LeakyReLU in one pass over a channels-last tensor.
+"""Layers that leave channels-last memory as it is: InstanceNorm with LeakyReLU, and the pointwise convolution.
 
 torch's instance_norm copies a channels-last tensor to the other layout and the next convolution copies it back: more
 than a quarter of a training step on a CPU. A sample of a channels-last batch is a matrix (voxels, channels). It is
@@ -26,8 +26,8 @@ ROW = 256
 class InstanceNormLeakyReLU(nn.InstanceNorm3d):
     """leaky_relu(instance_norm(x)) of (N, C, H, W, D), with the parameters of ``norm``, under their names.
 
-    The fast way is taken on a CPU for channels-last memory; everywhere else, and when the network is exported, the two
-    plain operations. Both agree within rounding; sums over voxels are kept in float64.
+    The fast way is taken on a CPU, and its result is channels-last whatever x was; everywhere else, and when the network
+    is exported, the two plain operations. Both agree within rounding; sums over voxels are kept in float64.
     """
 
     def __init__(self, norm: nn.InstanceNorm3d, slope: float):
@@ -35,15 +35,31 @@ class InstanceNormLeakyReLU(nn.InstanceNorm3d):
         self.weight, self.bias, self.slope = norm.weight, norm.bias, slope
 
     def forward(self, x: Tensor) -> Tensor:
-        if _is_fast(x):
+        if is_eager_cpu(x) and x[0, 0].numel() > 1:
+            x = x.contiguous(memory_format=torch.channels_last_3d)
             return _NormAct.apply(x, self.weight, self.bias, self.eps, self.slope)
         return F.leaky_relu(super().forward(x), self.slope, inplace=True)
 
 
-def _is_fast(x: Tensor) -> bool:
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return False
-    return x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last_3d) and x[0, 0].numel() > 1
+class PointwiseConv(nn.Conv3d):
+    """A convolution of 1 x 1 x 1 with the parameters of ``conv``: on a CPU a matrix product over channels-last memory.
+
+    torch's own way with one thread copies the image to the other layout and back.
+    """
+
+    def __init__(self, conv: nn.Conv3d):
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, bias=conv.bias is not None)
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if is_eager_cpu(x):
+            return F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
+        return super().forward(x)
+
+
+def is_eager_cpu(x: Tensor) -> bool:
+    """Whether operations may be chosen for this tensor's memory: nothing is being exported."""
+    return x.device.type == "cpu" and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 
 class _NormAct(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The joined norm and activation against torch's two operations, in float64, and its statistics in float32."""
+"""The joined norm and activation, and the pointwise convolution, against torch's two operations, in float64, and its statistics in float32."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import instance_norm, leaky_relu
 
-from fedpartial.networks import instance_norm as module
-from fedpartial.networks.instance_norm import InstanceNormLeakyReLU
+from fedpartial.networks import channels_last as module
+from fedpartial.networks.channels_last import InstanceNormLeakyReLU, PointwiseConv
 
 SLOPE = 0.01
 
@@ -76,10 +76,28 @@ def test_float32_statistics_of_many_voxels_are_as_good_as_torchs():
     assert ours < 3 * torchs
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 4, 3, 4, 5), torch.zeros(2, 4, 1, 1, 2)], ids=["layout", "no spread"])
-def test_other_memory_and_constant_images_are_taken(x):
-    layer = norm(4, torch.float32)
+@pytest.mark.parametrize("fill", [torch.zeros, torch.rand])
+def test_other_memory_and_constant_images_are_taken(fill):
+    layer, x = norm(4, torch.float32), fill(2, 4, 3, 4, 5)
     torch.testing.assert_close(layer(x), two_operations(x, layer))
+
+
+def test_a_pointwise_convolution_is_the_convolution():
+    conv = nn.Conv3d(3, 2, 1).double()
+    x = noise((2, 3, 4, 5, 6), torch.float64).requires_grad_()
+    found, expected = PointwiseConv(conv)(x), conv(x)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), [x, conv.weight, conv.bias]),
+        torch.autograd.grad(expected.square().sum(), [x, conv.weight, conv.bias]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_on_the_meta_device_the_plain_operations_are_taken():
+    x = torch.zeros(1, 4, 3, 4, 5, device="meta")
+    assert norm(4, torch.float32).to("meta")(x).shape == PointwiseConv(nn.Conv3d(4, 4, 1)).to("meta")(x).shape
 
 
 def test_one_voxel_is_refused_as_by_torch():
