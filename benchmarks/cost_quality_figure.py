@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from quality_tables import megabytes, simulated
 
 BLUE, SKY, GREEN, ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
@@ -85,6 +86,9 @@ def draw_curves(ax: Axes, curves: Mapping[str, Mapping], styles: Mapping, key: s
         ax.plot(found[key], found["dice"], dashes, color=colour, marker=marker, ms=4.2, lw=1.6, mew=0, clip_on=False)
     ax.axhline(target, color=GREY, lw=0.9, dashes=(4, 3), zorder=0)
     ax.set(xscale="log", ylim=(0, 1))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.16, which="major")
     heights = label_places([found["dice"][-1] for found in curves.values()], LABEL_APART, 0.99)
     for (job, found), height in zip(curves.items(), heights, strict=True):
