@@ -1,4 +1,4 @@
-"""The joined norm and activation, and the pointwise convolution, against torch's two operations, in float64, and its statistics in float32."""
+"""The joined norm and activation, and the pointwise convolution, against torch's operations."""
 
 from __future__ import annotations
 

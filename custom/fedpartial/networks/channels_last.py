@@ -26,8 +26,8 @@ ROW = 256
 class InstanceNormLeakyReLU(nn.InstanceNorm3d):
     """leaky_relu(instance_norm(x)) of (N, C, H, W, D), with the parameters of ``norm``, under their names.
 
-    The fast way is taken on a CPU, and its result is channels-last whatever x was; everywhere else, and when the network
-    is exported, the two plain operations. Both agree within rounding; sums over voxels are kept in float64.
+    The fast way is taken on a CPU, and its result is channels-last whatever x was; everywhere else, and when the
+    network is exported, the two plain operations. Both agree within rounding; sums over voxels are kept in float64.
     """
 
     def __init__(self, norm: nn.InstanceNorm3d, slope: float):

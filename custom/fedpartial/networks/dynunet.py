@@ -12,9 +12,9 @@ from fedpartial.presets import Preset
 def build_dynunet(preset: Preset, *, seed: int) -> nn.Module:
     """A DynUNet with the preset's shape and seeded initial weights; the caller's random state is kept.
 
-    It returns logits (N, C, H, W, D); in training mode, with deep supervision, a tuple of logits (N, C, *S), one for each
-    head: full resolution first, then each at its own, coarser by the strides of a step down. In evaluation mode the
-    other heads are not computed. Tensors have MONAI's names.
+    It returns logits (N, C, H, W, D); in training mode, with deep supervision, a tuple of logits (N, C, *S), one for
+    each head: full resolution first, then each at its own, coarser by the strides of a step down. In evaluation mode
+    the other heads are not computed. Tensors have MONAI's names.
     """
     # MONAI costs two seconds to import, and every simulated task may be a new process.
     from monai.networks.nets.dynunet import DynUNet
