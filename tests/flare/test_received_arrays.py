@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import tempfile
+import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -97,6 +99,36 @@ def test_no_file_has_a_name_and_the_last_array_closes_it(tmp_path):
 def _mapped(folder) -> int:
     with open("/proc/self/maps") as maps:
         return sum(str(folder) in line for line in maps)
+
+
+def test_portions_are_unpacked_one_at_a_time(tmp_path, monkeypatch):
+    """NumPy's reader of headers is not safe in threads (ONE_AT_A_TIME)."""
+    inside, most, guard = [], [], threading.Lock()
+    unpack = FileConsumer._to_dict
+
+    def watched(item):
+        with guard:
+            inside.append(item)
+            most.append(len(inside))
+        time.sleep(0.01)
+        found = unpack(item)
+        with guard:
+            inside.remove(item)
+        return found
+
+    monkeypatch.setattr(FileConsumer, "_to_dict", staticmethod(watched))
+
+    def download() -> None:
+        with consuming(tmp_path) as consumer:
+            check(receive(consumer, ARRAYS), ARRAYS)
+
+    threads = [threading.Thread(target=download) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 4 * len(ARRAYS)
+    assert max(most) == 1
 
 
 def test_nothing_received_is_no_array(tmp_path):

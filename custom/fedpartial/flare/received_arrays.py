@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,10 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
 ALIGNMENT = 64
+ONE_AT_A_TIME = Lock()
+"""For unpacking what has arrived. NumPy parses an array's header with the ast module, which in Python before 3.11.8 (and
+3.12.2) fails now and then where two threads use it (CPython issue 106905), and FLARE ends the server's job process when
+an answer cannot be decoded. It also leaves room for one unpacked portion at a time, not for one of every sender."""
 
 
 @contextmanager
@@ -62,6 +67,10 @@ class FileConsumer(ArrayConsumer):
         self._file = file
         self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
         self._in_memory: dict[str, np.ndarray] = {}
+
+    def consume_items(self, items: list[bytes], result: Any) -> Any:
+        with ONE_AT_A_TIME:
+            return super().consume_items(items, result)
 
     def _write(self, arrays: dict[str, np.ndarray]) -> None:
         """Called with every portion that has come."""
