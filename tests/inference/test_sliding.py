@@ -140,7 +140,7 @@ def test_no_more_rows_are_kept_than_the_patch_needs(network, monkeypatch):
     assert longest_axis(target.shape, preset.patch) == 2
     rows = sliding_scores(network, image, preset, CPU, axis=2)
     restore_rows(rows, target, target, axis=2, decide=highest)
-    assert [scores.shape for scores in sums] == [(CLASSES, 8, 12, 10)]
+    assert [scores.shape for scores in sums] == [(12, 10, 8, CLASSES)]
     assert max(kept) <= 3
     assert len(kept) >= 60 // sliding.ROWS_AT_ONCE
 

@@ -60,7 +60,7 @@ class Scan:
         else:
             volume = load_series(self.series)
             raise_for_faults(unusable(self.path, volume))
-        if broken := volume.array.size - np.count_nonzero(np.isfinite(volume.array)):
+        if broken := _not_finite(volume.array):
             got, remedy = f"{broken} NaN or infinite voxels", "Export the image again."
             raise DataFaults([_fault(self.path, "intensities", got, "finite numbers", remedy)])
         return volume
@@ -145,6 +145,11 @@ def _dicom_folders(top: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if any(is_dicom(Path(place) / name) for name in sorted(names) if not name.startswith(".")):
             yield Path(place)
+
+
+def _not_finite(array: np.ndarray) -> int:
+    """How many voxels are NaN or infinite; whole numbers never are."""
+    return array.size - np.count_nonzero(np.isfinite(array)) if array.dtype.kind == "f" else 0
 
 
 def _plain(text: str) -> str:
