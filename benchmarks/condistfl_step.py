@@ -26,6 +26,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,6 +40,7 @@ PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 HEADING = (
     "precision",
     "side",
+    "steps",
     "s per step (least to most)",
     "CPU s",
     "steps/s : reference (least to most)",
@@ -60,14 +62,9 @@ def main() -> None:
         named = {side: _name(precision, result) for side, result in found.items()}
         rows += [_line((named[side], side, *_cells(side, found))) for side in found]
         profiles |= {f"{side} {named[side]}": result.get("profile") for side, result in found.items()}
-    device, parameters = (
-        "; ".join({str(result[key]) for result in found.values()}) for key in ("device", "parameters")
-    )
+    what = {f"{result['device']}; {result['parameters']} parameters" for result in found.values()}
     patch = f"{given.batch} x {' x '.join(map(str, given.patch))} voxels"
-    print(
-        f"{device}; preset {preset.name}, {patch}, {parameters} parameters, {given.repeats} steps that count",
-        end="\n\n",
-    )
+    print(f"{'; '.join(what)}; preset {preset.name}, {patch}", end="\n\n")
     print(_line(HEADING), _line(["---"] * len(HEADING)), *rows, sep="\n")
     if given.profile:
         for part in ("phases", "kinds", "operations"):
@@ -99,6 +96,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU; 0: as many as torch takes")
     parser.add_argument("--repeats", type=int, default=3, help="steps that count")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before those")
+    parser.add_argument("--limit", type=float, help="seconds: begin no turn of steps that would end later")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
     if given.reference and given.preset != "abdomen":
@@ -118,10 +116,14 @@ def _measure(precision: str, sides: dict[str, dict], given: argparse.Namespace) 
                 own["precision"] = "as written"
             processes[side] = _start(spec | own, environment)
             found[side] = _answer(processes[side]) | {"steps": []}
+        begun = time.monotonic()
         for turn in range(-given.warm_up, given.repeats):
+            last = time.monotonic()
             for side, process in processes.items():
                 step = _ask(process, "step")
                 found[side]["steps"] += [step] if turn >= 0 else []
+            if turn >= 0 and given.limit and 2 * time.monotonic() - last - begun > given.limit:
+                break
         if given.profile:
             for side, process in processes.items():
                 found[side]["profile"] = _ask(process, "profile")["profile"]
@@ -156,7 +158,7 @@ def _cells(side: str, found: dict[str, dict]) -> list[str]:
     this, reference = found[side], found.get("reference")
     wall, cpu = ([step[key] for step in this["steps"]] for key in ("seconds", "cpu_seconds"))
     peak = _peak(this)
-    cells = [_spread(wall, 2), f"{statistics.median(cpu):.2f}"]
+    cells = [str(len(wall)), _spread(wall, 2), f"{statistics.median(cpu):.2f}"]
     if reference:
         pairs = list(zip(reference["steps"], this["steps"], strict=True))
         cells += [_spread([theirs[key] / own[key] for theirs, own in pairs], 2) for key in ("seconds", "cpu_seconds")]
