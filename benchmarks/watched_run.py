@@ -124,25 +124,35 @@ def watch(command: Sequence[str], out: Path, kept: Path, environment: Mapping[st
 
     kept: new folder for the models, on the same file system. Raises CalledProcessError for a run that fails.
     """
-    started, moments = time.time(), []
-    keeper = ModelKeeper(out / WORKSPACE, kept)
-    progress = out / WORKSPACE / SERVER_APP / PROGRESS_FILE
-    with (kept.parent / "run.log").open("w") as log:
-        running = subprocess.Popen(command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT)
-        clock, lines = ProcessClock(running.pid), _lines(progress)
-        ended = False
-        while not ended:
-            ended = running.poll() is not None
-            clock.look()
-            for event in next(lines):
-                if event["event"] in ("round", "phase"):
-                    moments.append(_moment(event, event["time"] - started, clock.seconds(), keeper))
-            time.sleep(0 if ended else LOOK_SECONDS)
+    started, keeper = time.time(), ModelKeeper(out / WORKSPACE, kept)
+    with (
+        (kept.parent / "run.log").open("w") as log,
+        subprocess.Popen(command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT) as running,
+    ):
+        clock = ProcessClock(running.pid)
+        try:
+            moments = _follow(running, clock, keeper, started)
+        except BaseException:
+            running.terminate()  # fedpartial run ends its own processes then
+            raise
     if running.returncode:
-        raise subprocess.CalledProcessError(running.returncode, command)
-    return moments, Moment(
-        name="end", round=None, seconds=time.time() - started, cpu_seconds=clock.seconds(), kept=None
-    )
+        error = subprocess.CalledProcessError(running.returncode, command)
+        error.add_note(f"what it said: {log.name}")
+        raise error
+    seconds = time.time() - started
+    return moments, Moment(name="end", round=None, seconds=seconds, cpu_seconds=clock.seconds(), kept=None)
+
+
+def _follow(running: subprocess.Popen, clock: ProcessClock, keeper: ModelKeeper, started: float) -> list[Moment]:
+    lines, moments, ended = _lines(keeper.workspace / SERVER_APP / PROGRESS_FILE), [], False
+    while not ended:
+        ended = running.poll() is not None
+        clock.look()
+        for event in next(lines):
+            if event["event"] in ("round", "phase"):
+                moments.append(_moment(event, event["time"] - started, clock.seconds(), keeper))
+        time.sleep(0 if ended else LOOK_SECONDS)
+    return moments
 
 
 def _moment(event: Mapping, seconds: float, cpu_seconds: dict[str, float], keeper: ModelKeeper) -> Moment:
