@@ -16,7 +16,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
 
 from fedpartial.flare import received_arrays
-from fedpartial.flare.received_arrays import FileConsumer, arrays_in_files
+from fedpartial.flare.received_arrays import ArrayFile, FileConsumer, arrays_in_files, kept_in_file
 
 ARRAYS = {
     "T0": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -50,14 +50,14 @@ def portion(arrays: dict[str, np.ndarray]) -> list[bytes]:
 @contextmanager
 def consuming(folder):
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        yield FileConsumer(file)
+        yield FileConsumer(ArrayFile(file))
 
 
 def receive(consumer: FileConsumer, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     half = len(arrays) // 2
     for names in (list(arrays)[:half], list(arrays)[half:]):
         consumer.consume("ref", {}, portion({name: arrays[name] for name in names}))
-    return consumer.arrays()
+    return consumer.file.arrays()
 
 
 def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -133,20 +133,20 @@ def test_portions_are_unpacked_one_at_a_time(tmp_path, monkeypatch):
 
 def test_nothing_received_is_no_array(tmp_path):
     with consuming(tmp_path) as consumer:
-        assert consumer.arrays() == {}
+        assert consumer.file.arrays() == {}
 
 
 def test_what_finds_no_space_stays_in_memory(tmp_path, monkeypatch, caplog):
     with consuming(tmp_path) as consumer:
-        append = consumer._append
+        append = consumer.file._append
 
         def full(start, array):
             if array.size > 3:
-                os.ftruncate(consumer._file.fileno(), start + 1)  # half of it was written
+                os.ftruncate(consumer.file._file.fileno(), start + 1)  # half of it was written
                 raise OSError(errno.ENOSPC, "No space left on device")
             append(start, array)
 
-        monkeypatch.setattr(consumer, "_append", full)
+        monkeypatch.setattr(consumer.file, "_append", full)
         found = receive(consumer, ARRAYS)
     check(found, ARRAYS)
     assert "stays in memory" in caplog.text
@@ -179,4 +179,12 @@ def test_a_failed_download_gives_its_reason_and_no_arrays(tmp_path, receiver, mo
     with arrays_in_files(tmp_path):
         found = receiver.download(from_fqcn="site", ref_id="R", per_request_timeout=9.0, cell=None)
     assert found == ("the site is gone", None)
+    assert _mapped(tmp_path) == 0
+
+
+def test_arrays_of_this_process_can_be_kept_in_a_file(tmp_path):
+    found = kept_in_file(iter(ARRAYS.items()), tmp_path)
+    assert _mapped(tmp_path) == 1
+    check(found, ARRAYS)
+    found.clear()
     assert _mapped(tmp_path) == 0

@@ -26,6 +26,7 @@ from fedpartial.errors import ConfigError
 from fedpartial.flare.learner import FUSION, TAUGHT, VALIDATED
 from fedpartial.flare.persistor import BEST_MODEL, GLOBAL_MODEL, read_own
 from fedpartial.flare.plan import job_root, plan_of_server, site_name
+from fedpartial.flare.received_arrays import kept_in_file
 from fedpartial.flare.recorder import GONE
 from fedpartial.flare.site_tasks import SiteTasks
 from fedpartial.flare.weights import MODELS, payload_bytes
@@ -105,11 +106,14 @@ class FinalEvaluation(SiteTasks):
             self.system_panic(str(error), fl_ctx)
 
     def _keep_local_model(self, fl_ctx: FLContext) -> None:
-        """A site's local model is what the site received in this round plus its update; it need not be sent again."""
+        """A site's local model is what the site received in this round plus its update; it need not be sent again.
+
+        It lies in a file until it is evaluated: the server's memory does not grow with the number of sites."""
         model = fl_ctx.get_prop(AppConstants.GLOBAL_MODEL)[ModelLearnableKey.WEIGHTS]
         weights = as_received(model, plan_of_server(fl_ctx, self.plan_id).plan.wire)
         update = from_shareable(fl_ctx.get_prop(AppConstants.TRAINING_RESULT)).data
-        self._local_models[site_name(fl_ctx.get_peer_context())] = {n: weights[n] + update[n] for n in weights}
+        local = ((name, weights[name] + update[name]) for name in weights)
+        self._local_models[site_name(fl_ctx.get_peer_context())] = kept_in_file(local, Path(job_root(fl_ctx)))
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         self.recorder.progress.write("phase", name="final evaluation")

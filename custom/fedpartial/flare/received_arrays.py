@@ -9,10 +9,11 @@ arrays: views of a mapped file without a name, which the disk has back when the 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
@@ -24,11 +25,12 @@ from nvflare.app_common.np.np_downloader import ArrayConsumer
 from nvflare.fuel.f3.streaming.download_service import download_object
 from nvflare.fuel.utils import fobs
 from nvflare.fuel.utils.fobs import dots
+from nvflare.fuel.utils.log_utils import get_obj_logger
 
 ALIGNMENT = 64
 ONE_AT_A_TIME = Lock()
-"""For unpacking what has arrived. NumPy parses an array's header with the ast module, which in Python before 3.11.8 (and
-3.12.2) fails now and then where two threads use it (CPython issue 106905), and FLARE ends the server's job process when
+"""For unpacking what has arrived. NumPy parses an array's header with the ast module, which in Python before 3.11.8 or
+3.12.2 fails now and then where two threads use it (CPython issue 106905), and FLARE ends the server's job process when
 an answer cannot be decoded. It also leaves room for one unpacked portion at a time, not for one of every sender."""
 
 
@@ -46,42 +48,62 @@ def arrays_in_files(folder: Path) -> Iterator[None]:
         del receiver.download  # of the instance: its class's own comes back
 
 
+def kept_in_file(arrays: Iterable[tuple[str, np.ndarray]], folder: Path) -> dict[str, np.ndarray]:
+    """The same arrays in an unnamed file in ``folder``; with a generator one at a time needs memory."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        kept = ArrayFile(file)
+        for name, array in arrays:
+            kept.add(name, array)
+        return kept.arrays()
+
+
 def _download(
     folder: Path, *, from_fqcn: str, ref_id: str, cell: Any, per_request_timeout: float, **options: Any
 ) -> tuple[str | None, dict[str, np.ndarray] | None]:
     """As nvflare.app_common.np.np_downloader.download_arrays: (error, arrays by name)."""
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        consumer = FileConsumer(file)
+        consumer = FileConsumer(ArrayFile(file))
         download_object(from_fqcn, ref_id, per_request_timeout, cell, consumer, **options)
-        return consumer.error, None if consumer.error else consumer.arrays()
+        return consumer.error, None if consumer.error else consumer.file.arrays()
 
 
 class FileConsumer(ArrayConsumer):
-    """Writes what arrives to a file; what finds no space there stays in memory.
+    """Adds what arrives to a file."""
 
-    The file may be closed, and its name be gone, while there are arrays of it.
-    """
-
-    def __init__(self, file: RawIOBase):
-        super().__init__(self._write, {})
-        self._file = file
-        self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
-        self._in_memory: dict[str, np.ndarray] = {}
+    def __init__(self, file: ArrayFile):
+        super().__init__(self._add, {})
+        self.file = file
 
     def consume_items(self, items: list[bytes], result: Any) -> Any:
         with ONE_AT_A_TIME:
             return super().consume_items(items, result)
 
-    def _write(self, arrays: dict[str, np.ndarray]) -> None:
+    def _add(self, arrays: dict[str, np.ndarray]) -> None:
         """Called with every portion that has come."""
         for name, array in arrays.items():
-            start = -(-self._file.seek(0, os.SEEK_END) // ALIGNMENT) * ALIGNMENT
-            try:
-                self._append(start, array)
-                self._places[name] = start, array.dtype, array.shape
-            except OSError as error:
-                self.logger.warning(f"an array of {array.nbytes} bytes stays in memory: {error}")
-                self._in_memory[name] = array
+            self.file.add(name, array)
+
+
+class ArrayFile:
+    """Arrays in a file; what finds no space there stays in memory.
+
+    The file may be closed, and its name be gone, while there are arrays of it.
+    """
+
+    def __init__(self, file: RawIOBase):
+        self.logger = get_obj_logger(self)
+        self._file = file
+        self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
+        self._in_memory: dict[str, np.ndarray] = {}
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        start = -(-self._file.seek(0, os.SEEK_END) // ALIGNMENT) * ALIGNMENT
+        try:
+            self._append(start, array)
+            self._places[name] = start, array.dtype, array.shape
+        except OSError as error:
+            self.logger.warning(f"an array of {array.nbytes} bytes stays in memory: {error}")
+            self._in_memory[name] = array
 
     def _append(self, start: int, array: np.ndarray) -> None:
         self._file.seek(start)
@@ -90,7 +112,7 @@ class FileConsumer(ArrayConsumer):
             left = left[self._file.write(left) :]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that has come, writable; a page that is written to becomes memory, the file stays as it is."""
+        """All that was added, writable; a page that is written to becomes memory, the file stays as it is."""
         size = self._file.seek(0, os.SEEK_END)
         mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_COPY) if size else b""
         found = {name: _view(mapped, *place) for name, place in self._places.items()}
@@ -98,5 +120,5 @@ class FileConsumer(ArrayConsumer):
 
 
 def _view(mapped: mmap.mmap | bytes, start: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     return np.frombuffer(mapped, dtype, count, start).reshape(shape) if count else np.empty(shape, dtype)
