@@ -2,19 +2,24 @@
 
     python benchmarks/metrics.py
     python benchmarks/metrics.py --shape 512 512 130 --repeats 5 --scaling
+    python benchmarks/metrics.py --shape 512 512 200 --ways reference --reference DIR
 
 Each repetition scores the same label maps (eight organs and lesions as ellipsoids with a wavy border) in both ways, one
 after the other, in CPU seconds. MONAI is called as its users do: per class a mask of the whole volume, with its own
 cropping.
 ``near``: every structure close to its reference. ``specks``: also a few voxels of each class far away. One process,
 one thread. The times here are those of score_case, Dice and leakage included; MONAI's are of its two functions alone,
-on whole masks, and on masks that somebody has cropped to both structures before ("monai_cropped").
+on whole masks, and on masks that somebody has cropped to both structures before ("monai_cropped"). "reference" is the
+validation step of the reference implementation's run_validate.py behind the network (argmax of the scores, both maps as
+one-hot float32, MONAI's DiceMetric): the Dice of the same classes and no distance. The last line is the peak of the
+process's memory, so that one way at a time says what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -42,6 +47,7 @@ STRUCTURES = (
 )
 """Centre and radii as parts of the volume: about liver, tumour, spleen, pancreas, tumour, two kidneys, tumour."""
 SPACE = LabelSpace(organs=tuple(Organ(name=f"structure_{i}") for i in range(1, len(STRUCTURES) + 1)))
+WAYS = ("monai", "monai_cropped", "reference")
 SHIFT, WAVES, SPECKS, SPECK = 0.003, 0.12, 3, 4
 
 
@@ -103,6 +109,13 @@ def monai_class(*masks: np.ndarray) -> list[float]:
     return [hd95.item(), assd.item()]
 
 
+def our_dice(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(C,): Dice of every class."""
+    labelled = SPACE.labelled_mask(SPACE.classes)
+    scores = score_case(prediction, reference, spacing_mm=SPACING_MM, space=SPACE, labelled=labelled)
+    return np.array([scores.dice[name] for name in SPACE.classes])
+
+
 def timed(score: Callable, *maps) -> tuple[float, np.ndarray]:
     """CPU seconds, which other work on the machine changes little, and what was found."""
     start = time.process_time()
@@ -110,20 +123,29 @@ def timed(score: Callable, *maps) -> tuple[float, np.ndarray]:
     return time.process_time() - start, found
 
 
-def compare(name: str, maps: tuple[np.ndarray, np.ndarray], repeats: int) -> None:
-    """Print a row for each way to call MONAI: median CPU seconds, the ratio of every pair of runs and its spread."""
-    seconds: dict[str, list[float]] = {}
-    ways = ((ours, maps), (monai, maps), (monai_cropped, cropped(*maps)))
-    for _ in range(repeats):
-        found = {way.__name__: timed(way, *given) for way, given in ways}
-        for way, (taken, values) in found.items():
-            np.testing.assert_allclose(values, found["ours"][1], rtol=1e-4)
-            seconds.setdefault(way, []).append(taken)
-    own = seconds.pop("ours")
-    for way, theirs in seconds.items():
+def compare(name: str, maps: tuple[np.ndarray, np.ndarray], ways: Sequence[str], options: argparse.Namespace) -> None:
+    """Print a row for each other way: median CPU seconds, the ratio of every pair of runs and its spread."""
+    for way in ways:
+        score, given, same = chosen(way, maps, options.reference)
+        own, theirs = [], []
+        for _ in range(options.repeats):
+            taken, values = timed(score, *given)
+            np.testing.assert_allclose(values, same(*maps), rtol=1e-4)
+            own.append(timed(ours, *maps)[0])
+            theirs.append(taken)
         ratios = sorted(their / mine for mine, their in zip(own, theirs, strict=True))
         numbers = (*map(statistics.median, (own, theirs, ratios)), ratios[0], ratios[-1])
         print("| " + " | ".join((name, way, *(f"{number:.2f}" for number in numbers))) + " |", flush=True)
+
+
+def chosen(way: str, maps: tuple[np.ndarray, np.ndarray], folder: Path) -> tuple[Callable, tuple, Callable]:
+    """A way, what it is given, and what gives the same numbers here."""
+    if way == "reference":
+        from metrics_reference import ByReference
+
+        validator = ByReference(folder, SPACE.classes)
+        return validator, validator.given(*maps), our_dice
+    return (monai, maps, ours) if way == "monai" else (monai_cropped, tuple(cropped(*maps)), ours)
 
 
 def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[int]) -> None:
@@ -150,20 +172,26 @@ def scaling(maps: tuple[np.ndarray, np.ndarray], cases: int, workers: Sequence[i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 130))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS[:2], help="to compare with; none: ours alone")
+    parser.add_argument("--maps", nargs="+", choices=("near", "specks"), default=("near", "specks"))
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="research/condist-fl of a checkout of NVFlare")
     parser.add_argument("--scaling", action="store_true", help="also score files with 1 and 2 processes")
     parser.add_argument("--cases", type=int, default=8)
     options = parser.parse_args()
+    if "reference" in options.ways and not options.reference:
+        parser.error("--ways reference needs --reference DIR")
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     print(f"{options.shape}, {len(STRUCTURES)} classes, {options.repeats} repetitions, {platform.processor()}")
-    print("| case | compared with | here (s) | MONAI (s) | ratio | least | most |\n|---|---|---|---|---|---|---|")
-    for name in ("near", "specks"):
-        compare(name, label_maps(options.shape, specks=name == "specks"), options.repeats)
+    print("| case | compared with | here (s) | there (s) | ratio | least | most |\n|---|---|---|---|---|---|---|")
+    for name in options.maps:
+        compare(name, label_maps(options.shape, specks=name == "specks"), options.ways, options)
     if options.scaling:
         scaling(label_maps(options.shape, specks=False), options.cases, (1, 2))
+    print(f"peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":
