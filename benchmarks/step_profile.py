@@ -70,11 +70,14 @@ def _name(module: torch.nn.Module) -> str:
 def _phase(event, in_losses: set[int]) -> str:
     if phase := _phase_above(event):
         return phase
-    while event and not event.name.startswith(_BACKWARD):
+    outermost = None
+    while event:
+        # A backward pass may compute another one inside, as those of the losses do.
+        outermost = event if event.name.startswith(_BACKWARD) else outermost
         event = event.cpu_parent
-    if event is None:
+    if outermost is None:
         return REST
-    return "losses backward" if event.sequence_nr in in_losses else "student backward"
+    return "losses backward" if outermost.sequence_nr in in_losses else "student backward"
 
 
 def _phase_above(event) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,18 @@ def test_every_phase_that_ran_has_time_and_no_other(step_profile, parts, phases)
     own = {step_profile.REST, "student backward"}
     assert {phase for phase, seconds in found.items() if seconds > 0} - own == phases - own
     assert (found["student backward"] > 0) == ("losses" in parts)
+
+
+def test_a_backward_pass_inside_another_counts_for_the_outer_one(step_profile):
+    def event(name: str, parent: object = None, sequence_nr: int = -1) -> SimpleNamespace:
+        return SimpleNamespace(name=name, cpu_parent=parent, sequence_nr=sequence_nr)
+
+    backward = "autograd::engine::evaluate_function: "
+    outer = event(f"{backward}_VoxelSumsBackward", sequence_nr=7)
+    inner = event(f"{backward}MulBackward0", outer, sequence_nr=9)
+    assert step_profile._phase(event("aten::mul", inner), {7}) == "losses backward"
+    assert step_profile._phase(event("aten::mul", inner), {9}) == "student backward"
+    assert step_profile._phase(event("aten::mul"), {7}) == step_profile.REST
 
 
 def test_phases_and_kinds_add_up_to_the_same(step_profile):
