@@ -40,7 +40,7 @@ def _time_row(quality: Mapping, target: float, mbits: Sequence[float]) -> list[s
     point, top = reached(quality, target), best(quality)
     dice = f"{top['organ_dice']:.3f} ({top['name']})"
     if point is None:
-        return [quality["job"], *[NEVER] * (3 + len(mbits)), dice, ""]
+        return [quality["job"], *[NEVER] * (3 + len(mbits)), dice, quality["commit"] or ""]
     cpu = sum(point["cpu_seconds"].values())
     times = [f"{sum(simulated(quality, point, mbit).values()):.0f}" for mbit in mbits]
     measured = [point["name"], f"{point['seconds']:.0f}", f"{cpu:.0f}"]
