@@ -27,6 +27,8 @@ from large_phantom import ensure_large_cases
 
 SIDES = ("ours", "reference")
 DISTINCT = 4
+LEAST = 20
+"""Batches before memory is looked at: allocators keep some of what a few of them took."""
 
 
 class Process:
@@ -117,7 +119,7 @@ def memory(options: argparse.Namespace, scratch: str) -> None:
             with Process(name, options, scratch, cases=cases) as side:
                 for command in ("prepare", "start"):
                     side(command)
-                side("draw", -(-cases // 2))
+                side("draw", max(LEAST, -(-cases // 2)))
                 held = side("memory")
             numbers = (f"{held[key]:.0f}" for key in ("own", "files", "maps", "open"))
             print("| " + " | ".join((str(cases), name, *numbers)) + " |", flush=True)

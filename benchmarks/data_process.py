@@ -84,13 +84,13 @@ class Ours(Side):
         return replace(case, folder=folder, index=number)
 
     def parts(self) -> Iterator[tuple[str, object, str]]:
-        from fedpartial.data import augment, intensities, loader, sampler
+        from fedpartial.data import intensities, loader, sampler
 
         yield "cut", sampler, "cut_patch"
         yield "rotation and zoom", sampler, "cut_turned"
         for name in ("add_noise", "blur", "scale", "scale_in_range", "lower_resolution", "gamma", "inverse_gamma"):
             yield name.replace("_", " "), intensities, name
-        yield "flips, batch of changed patches", augment.LEVELS, "condistfl"
+        yield "flips, batch of changed patches", loader, "augment"
         yield "places, batch of cut patches", sampler.PatchSampler, "batch"
         yield "rest", loader.StepDataset, "__getitem__"
 

@@ -163,6 +163,16 @@ def test_only_the_patch_is_read(tmp_path, plain):
     assert batch.image.untyped_storage().nbytes() == 2 * 48 * 48 * 32 * 4
 
 
+def test_nothing_of_a_case_is_held_between_batches(tmp_path, plain):
+    """So that memory, maps and file descriptors do not grow with the number of cases."""
+    cases = [case_of(tmp_path, number) for number in range(6)]
+    sampler = PatchSampler(cases, plain, seed=0, site="a")
+    for step in range(6):
+        sampler.batch(step)
+    held = [psutil.Process().open_files(), *([psutil.Process().memory_maps()] if psutil.LINUX else [])]
+    assert not [file.path for files in held for file in files if str(tmp_path) in file.path]
+
+
 def test_no_cases_is_an_error_that_says_so(preset):
     with pytest.raises(ConfigError, match="no cases"):
         PatchSampler([], preset, seed=0, site="a")

@@ -66,18 +66,28 @@ def resample(
         if before:
             before(start, stop)
         points = _points(matrix, (start, stop), shape, array.device)
-        within = torch.stack([inside(p, n) for p, n in zip(points, array.shape[1:], strict=True)]).all(0)
-        grid = torch.stack([(2 * p + 1) / n - 1 for p, n in zip(points, array.shape[1:], strict=True)][::-1], dim=-1)
-        values = grid_sample(source, grid.float()[None], mode=mode, padding_mode="border", align_corners=False)[0]
+        first, second, third = (inside(p, n) for p, n in zip(points, array.shape[1:], strict=True))
+        grid = torch.empty((stop - start, *shape[1:], 3), device=array.device)
+        for axis, (p, n) in enumerate(zip(points, array.shape[1:], strict=True)):
+            grid[..., 2 - axis] = (2 * p + 1) / n - 1
+        values = grid_sample(source, grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
+        within = (first & second & third).expand(grid.shape[:3])
         yield Slab(start=start, stop=stop, values=values, inside=within)
 
 
 def _points(matrix: np.ndarray, rows: tuple[int, int], shape: Sequence[int], device: torch.device) -> list[Tensor]:
-    """Source coordinate along each axis, (h W D) each."""
+    """Source coordinate along each axis, (h W D) each, or 1 instead of an axis along which it does not change.
+
+    Between grids with parallel axes three lines are computed instead of three volumes, with the same last bit.
+    """
     ranges = (range(*rows), range(shape[1]), range(shape[2]))
     index = [torch.arange(r.start, r.stop, dtype=torch.float64, device=device) for r in ranges]
-    i, j, k = index[0][:, None, None], index[1][None, :, None], index[2][None, None, :]
-    return [float(m[0]) * i + float(m[1]) * j + float(m[2]) * k + float(m[3]) for m in matrix[:3]]
+    lines = index[0][:, None, None], index[1][None, :, None], index[2][None, None, :]
+    none = torch.zeros((1, 1, 1), dtype=torch.float64, device=device)
+    return [
+        sum((float(f) * line for f, line in zip(m[:3], lines, strict=True) if f), none) + float(m[3])
+        for m in matrix[:3]
+    ]
 
 
 def slab_rows(shape: Sequence[int], most: int | None = None) -> Iterator[tuple[int, int]]:

@@ -30,11 +30,13 @@ class SourceRows:
         """matrix: indices of the grid of ``shape``, whose rows are asked for in order, -> indices of ``array``."""
         self.axis = int(np.argmax(np.abs(matrix[:3, 0]) / array.shape))
         self.lowest, self.highest = rows_needed(matrix[self.axis], 0, array.shape[self.axis], shape)
-        self.source, self.filled = np.moveaxis(array, self.axis, 0), range(0)
+        # The rows first, so that their pages lie together; the others as in the array, so that planes are copied well.
+        order = sorted(range(3), key=lambda a: (a != self.axis, -abs(array.strides[a])))
+        self.source, self.filled = array.transpose(order), range(0)
         self.rows_at_once = max(1, MOST_VOXELS * shape[0] // array.size)
         self.memory = mmap.mmap(-1, 4 * array.size)
         self.rows = np.frombuffer(self.memory, dtype=np.float32).reshape(self.source.shape)
-        self.tensor: Tensor = torch.from_numpy(np.moveaxis(self.rows, 0, self.axis))[None]
+        self.tensor: Tensor = torch.from_numpy(self.rows.transpose(np.argsort(order)))[None]
 
     def need(self, start: int, stop: int) -> None:
         """Have the values for rows start:stop of the grid, and forget those of other rows."""
@@ -42,7 +44,9 @@ class SourceRows:
         for part in _without(self.filled, wanted):
             self._forget(part)
         for part in _without(wanted, self.filled):
-            self.rows[part.start : part.stop] = self.source[part.start : part.stop]
+            rows, source = self.rows[part.start : part.stop], self.source[part.start : part.stop]
+            for plane in range(rows.shape[1]):  # fits the processor's cache, in which it is transposed
+                rows[:, plane] = source[:, plane]
         self.filled = wanted
 
     def _forget(self, part: range) -> None:
