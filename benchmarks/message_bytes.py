@@ -4,7 +4,7 @@
     python benchmarks/message_bytes.py --preset phantom_coarse --update BEFORE.safetensors AFTER.safetensors
 
 A row is a train task (the global model) or a site's answer (an update), made by the code that makes them in a job and
-encoded by FLARE as it is sent (FOBS). Numbers are the tensors alone, the envelope is all else. CPU seconds are those of
+encoded by FLARE in one piece (FOBS; between processes it sends the same arrays apart). Numbers are the tensors alone, the envelope is all else. CPU seconds are those of
 making half precision, or of FLARE's filter, and of encoding. The relative error is |got - sent| / |sent| over all
 tensors, where "got" is what the other side trains with, or adds; "became 0" counts numbers that were something else.
 
