@@ -4,9 +4,10 @@
     python benchmarks/message_bytes.py --preset phantom_coarse --update BEFORE.safetensors AFTER.safetensors
 
 A row is a train task (the global model) or a site's answer (an update), made by the code that makes them in a job and
-encoded by FLARE in one piece (FOBS; between processes it sends the same arrays apart). Numbers are the tensors alone, the envelope is all else. CPU seconds are those of
-making half precision, or of FLARE's filter, and of encoding. The relative error is |got - sent| / |sent| over all
-tensors, where "got" is what the other side trains with, or adds; "became 0" counts numbers that were something else.
+encoded by FLARE in one piece (FOBS; between processes it sends the same arrays apart). Numbers are the tensors alone,
+the envelope is all else. CPU seconds are those of making half precision, or of FLARE's filter, and of encoding. The
+relative error is |got - sent| / |sent| over all tensors, where "got" is what the other side trains with, or adds;
+"became 0" counts numbers that were something else.
 
 Without --update the update is the difference of two untrained networks, which has other numbers than a real one: the
 bytes of every fixed width are right, adaquant's and the errors are not. --update takes two models of a run, for example
