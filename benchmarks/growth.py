@@ -5,9 +5,10 @@
 
 Every point is a process of its own that has run nothing but the smallest point of its series: its inputs are made, it
 runs once for its peak memory (of pages, above what inputs and program hold), then ``--repeats`` times for the CPU
-milliseconds of one thread, of which the table shows the median. "x^" is the exponent, the slope of logarithms over the
-larger half of the sizes: 1 is linear. Below a fixed cost dominates; an exponent of what takes no memory means nothing
-and is left out. --json keeps all numbers, with the spread.
+milliseconds of one thread. The sizes of a series take ``--turns`` turns; the table shows the medians of all. "x^" is the
+exponent, the slope of logarithms over the larger half of the sizes: 1 is linear; of time it is fitted to the least
+values, which other work on the machine and its caches disturb less. In smaller sizes a fixed cost dominates; the
+exponent of what takes no memory means nothing and is left out. --json keeps all numbers, with the spread.
 
 What is measured: growth_training.py, growth_server.py.
 """
@@ -61,7 +62,7 @@ def start_over() -> float:
 
 
 def measure(workload: Workload, size: Size, repeats: int) -> dict:
-    """Peak MiB of the first run, CPU milliseconds of each later one."""
+    """Peak MiB of the first run, CPU milliseconds of the later ones."""
     with tempfile.TemporaryDirectory() as folder:
         work = workload(size, Path(folder))
         before = start_over()
@@ -71,7 +72,7 @@ def measure(workload: Workload, size: Size, repeats: int) -> dict:
             started = time.process_time()
             work()
             times.append(1000 * (time.process_time() - started))
-    return {"ms": statistics.median(times), "least": min(times), "most": max(times), "mib": peak}
+    return {"times": times, "mib": peak}
 
 
 def in_child(workload: Workload, size: Size, repeats: int) -> dict:
@@ -89,11 +90,18 @@ def in_child(workload: Workload, size: Size, repeats: int) -> dict:
         child.join()
 
 
-def series(workload: Workload, axis: str, repeats: int) -> list[dict]:
+def series(workload: Workload, axis: str, repeats: int, turns: int) -> list[dict]:
     """A point for each size of the axis; the smallest one runs here first, so that nothing is imported later."""
     sizes = [Size(**{axis: value}) for value in SIZES[axis]]
     measure(workload, sizes[0], 1)
-    return [in_child(workload, size, repeats) for size in sizes]
+    found = zip(*([in_child(workload, size, repeats) for size in sizes] for _ in range(turns)), strict=True)
+    return [_point(of_size) for of_size in found]
+
+
+def _point(turns: Sequence[dict]) -> dict:
+    times = [ms for turn in turns for ms in turn["times"]]
+    peak = statistics.median(turn["mib"] for turn in turns)
+    return {"ms": statistics.median(times), "least": min(times), "most": max(times), "mib": peak}
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -105,7 +113,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def row(name: str, axis: str, points: Sequence[dict]) -> str:
     """One line of a table: both numbers of every size, both exponents."""
     cells = [f"{p['ms']:.3g} / {max(p['mib'], 0):.3g}" for p in points]
-    slopes = [f"{exponent(SIZES[axis], [p['ms'] for p in points]):.2f}"]
+    slopes = [f"{exponent(SIZES[axis], [p['least'] for p in points]):.2f}"]
     peaks = [p["mib"] for p in points]
     slopes.append(f"{exponent(SIZES[axis], peaks):.2f}" if min(peaks[len(peaks) // 2 :]) > LEAST_MIB else "-")
     return "| " + " | ".join((name, *cells, *slopes)) + " |"
@@ -121,7 +129,8 @@ def main() -> None:
     work = TRAINING | SERVER
     parser.add_argument("--axis", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--only", nargs="+", choices=work, default=list(work), metavar="WORKLOAD")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for all numbers; what it holds already is kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -133,7 +142,7 @@ def main() -> None:
             workload, axes = work[name]
             if axis not in axes:
                 continue
-            points = series(workload, axis, arguments.repeats)
+            points = series(workload, axis, arguments.repeats, arguments.turns)
             found.setdefault(axis, {})[name] = points
             print(row(name, axis, points), flush=True)
             if arguments.json:
