@@ -5,8 +5,8 @@
 
 Every point is a process of its own that has run nothing but the smallest point of its series: its inputs are made, it
 runs once for its peak memory (of pages, above what inputs and program hold), then ``--repeats`` times for the CPU
-milliseconds of one thread. The sizes of a series take ``--turns`` turns; the table shows the medians of all. "x^" is the
-exponent, the slope of logarithms over the larger half of the sizes: 1 is linear; of time it is fitted to the least
+milliseconds of one thread. The sizes of a series take ``--turns`` turns; the table shows the medians of all. "x^" is
+the exponent, the slope of logarithms over the larger half of the sizes: 1 is linear; of time it is fitted to the least
 values, which other work on the machine and its caches disturb less. In smaller sizes a fixed cost dominates; the
 exponent of what takes no memory means nothing and is left out. --json keeps all numbers, with the spread.
 
