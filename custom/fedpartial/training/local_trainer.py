@@ -230,9 +230,10 @@ class LocalTrainer:
         found: dict[str, float] = {}
         for number in range(self.method.passes()):
             with self.precision.autocast():
-                outputs = self._outputs(image, labelled, number)
+                # First, so that its memory is free again when the student keeps what its gradient needs.
                 with torch.no_grad():
                     teacher_logits = None if teacher is None else teacher(image)
+                outputs = self._outputs(image, labelled, number)
             terms = self.method.loss(outputs, teacher_logits, label, labelled, replace(context, pass_number=number))
             self._descend(terms.total, optimizer, scaler, f"step {step} of round {context.round_number}")
             for name, value in {"loss": terms.total, **terms.parts}.items():
