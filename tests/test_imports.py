@@ -11,6 +11,7 @@ PACKAGE = Path(fedpartial.__file__).parent
 ROOMS = (
     "errors",
     "package_hash",
+    "heap",
     "sides",
     "labels",
     "presets",

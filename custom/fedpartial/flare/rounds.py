@@ -19,11 +19,11 @@ from nvflare.app_common.abstract.model import ModelLearnableKey
 from nvflare.app_common.workflows.scatter_and_gather import ScatterAndGather
 
 from fedpartial.errors import ConfigError
-from fedpartial.flare.large_buffers import large_buffers_returned
 from fedpartial.flare.persistor import GLOBAL_MODEL
 from fedpartial.flare.plan import job_root, plan_of_server
 from fedpartial.flare.received_arrays import arrays_in_files
 from fedpartial.flare.recorder import RunRecorder
+from fedpartial.heap import large_blocks_returned
 
 NOTHING_TO_DO = (
     "num_rounds is 0, and there is no model to start from: name one (--start-from MODEL) or train some rounds"
@@ -93,7 +93,7 @@ class FederatedRounds(ScatterAndGather):
         if not self._total_rounds and not abort_signal.triggered:  # start_controller may have stopped the job
             weights = self._global_weights[ModelLearnableKey.WEIGHTS]
             self.persistor.write(GLOBAL_MODEL, weights, 0, None, fl_ctx)
-        with large_buffers_returned(), arrays_in_files(Path(job_root(fl_ctx))):
+        with large_blocks_returned(), arrays_in_files(Path(job_root(fl_ctx))):
             super().control_flow(abort_signal, fl_ctx)
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
