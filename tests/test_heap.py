@@ -59,7 +59,7 @@ from fedpartial import heap
 class Other:
     def __init__(self, name): pass
 heap.ctypes.CDLL = Other
-with large_buffers.large_buffers_returned(): print(heap._set(-3, 1))
+with heap.large_blocks_returned(), heap.freed_blocks_kept(): print(heap._set(-3, 1))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
