@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 HD_PERCENTILE = 95.0
 _SAMPLE = 200
@@ -80,6 +78,8 @@ def _to_other(one: _Surface, other: _Surface, spacing: np.ndarray) -> np.ndarray
 
 def _nearest(points: np.ndarray, other: _Surface, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm of every voxel of ``points`` (N, 3) to the other surface."""
+    from scipy.spatial import KDTree
+
     tree = KDTree(other.points * spacing, leafsize=16, balanced_tree=False)
     some = tree.query(points[:: max(1, len(points) // _SAMPLE)] * spacing)[0]
     far = min(some.mean() / np.prod(spacing) ** (1 / 3), len(other.points) ** 0.5 / _WIDEST)
@@ -91,6 +91,8 @@ def _nearest(points: np.ndarray, other: _Surface, spacing: np.ndarray) -> np.nda
 def _transformed(points: np.ndarray, other: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """The same by a distance transform, of which only the nearest voxels are kept: the distances of all need the most
     memory."""
-    nearest = ndimage.distance_transform_edt(~other, sampling=spacing, return_distances=False, return_indices=True)
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(~other, sampling=spacing, return_distances=False, return_indices=True)
     steps = (points - nearest[(slice(None), *points.T)].T) * spacing
     return np.sqrt((steps**2).sum(axis=1))

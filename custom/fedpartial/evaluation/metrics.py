@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import ndimage
 
 from fedpartial.errors import check_keys
 from fedpartial.evaluation.distances import foreground_box, surface_distances
@@ -82,6 +81,8 @@ def score_case(
     labelled: bool (C,); only these classes are scored, whatever else is predicted.
     empty_class: the Dice of a class that is predicted but not in the reference: None or 0.0.
     """
+    from scipy import ndimage
+
     _check_volumes(prediction, reference, spacing_mm, space, labelled, empty_class)
     num_voxels = reference.size
     prediction, reference, spacing_mm = _in_c_order(prediction, reference, spacing_mm)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 
@@ -136,6 +135,8 @@ class ExternalSet:
         self, folder: Path, number: int, case: StoredCase, prediction: np.ndarray, by_model: Mapping[str, np.ndarray]
     ) -> None:
         """Label maps by number, never by the case's name; of several models each one's own as well."""
+        import nibabel as nib
+
         maps = {"": prediction}
         if len(by_model) > 1:
             maps |= {name.replace(" ", "_"): channels for name, channels in by_model.items()}
