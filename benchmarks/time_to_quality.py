@@ -29,6 +29,7 @@ from simulated_time import Leg, Share
 from watched_run import Moment, watch
 
 from fedpartial.cli.prepare import Options, check
+from fedpartial.cli.settings import parse_settings
 from fedpartial.evaluation.record import EXTERNAL_ORGANS
 from fedpartial.evaluation.summary import macro_mean, statistics
 from fedpartial.sites import CACHE_VARIABLE
@@ -57,9 +58,11 @@ def measure(job: str, folder: Path, arguments: argparse.Namespace) -> None:
     if arguments.empty_cache:
         os.environ[CACHE_VARIABLE] = str(folder / "cache")
     changes = {"rounds": arguments.rounds, "local_steps": arguments.local_steps}
-    plan, sites = planned(Options(job=str(ROOT / "jobs" / job), **changes))
+    values = parse_settings(arguments.set)
+    plan, sites = planned(Options(job=str(ROOT / "jobs" / job), values=values, **changes))
     judge = None if arguments.empty_cache else Judge(plan, sites)
     given = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items() if value is not None]
+    given += [f"--set={setting}" for setting in arguments.set]
     out, kept = folder / "run", folder / "kept"
     command = [sys.executable, "-m", "fedpartial", "run", str(ROOT / "jobs" / job), "-o", str(out), *given]
     moments, end = watch([*command, "--home", str(folder / "home")], out, kept, os.environ)
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/time_to_quality"), help="folder of all runs")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--local-steps", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as of fedpartial run")
     parser.add_argument("--empty-cache", action="store_true", help="data are made and prepared within the run")
     parser.add_argument("--target", type=float, default=0.80, help="mean external organ Dice")
     parser.add_argument("--mbit", type=float, nargs="+", default=[10, 100, 1000], help="of each site's line, both ways")
