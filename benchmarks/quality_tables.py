@@ -74,7 +74,7 @@ def print_tables(found: Sequence[Mapping], target: float, mbits: Sequence[float]
     middle = sorted(mbits)[len(mbits) // 2]
     print(f"\nSimulated seconds by part, {middle:g} Mbit/s:\n")
     print(markdown(["method", "until", *PARTS], [_part_row(q, target, middle) for q in found]))
-    head = ["method", "message MB", "up MB a round", "down MB a round", "job MB", "needed MB", f"to {target:.2f}"]
+    head = ["method", "message MB", "up MB a round", "down MB a round", "rounds MB", "needed MB", f"to {target:.2f}"]
     print(f"\n{markdown(head, [_bytes_row(q, target) for q in found])}")
     for q in found:
         last, said = q["points"][-1]["organ_dice"], q["report"]["organ_dice"]
