@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 
-GIB = 2**30
 CLASSES = ("liver", "liver_tumor")
 
 
@@ -104,9 +103,6 @@ def train_ours(spec: dict, answer: Callable[[dict], None]) -> None:
     start = _resident()
     image, label = _image_and_label(spec)
     labelled = torch.from_numpy(preset.label_space.labelled_mask(CLASSES)).expand(spec["batch"], -1).contiguous()
-    batch = Batch(image=image, label=label, labelled=labelled)
-    gate = Gate(batch.pin_memory() if precision.device.type == "cuda" else batch, precision.device, answer)
-    local_trainer.BatchStream = lambda *_, **__: gate
     with tempfile.TemporaryDirectory() as folder:
         trainer = local_trainer.LocalTrainer(
             preset=preset,
@@ -118,6 +114,10 @@ def train_ours(spec: dict, answer: Callable[[dict], None]) -> None:
             precision=precision,
             state_dir=Path(folder) / "state",
         )
+        # Its own sampler says of what type a label is.
+        batch = Batch(image=image, label=label.to(trainer.sampler.batch(0).label.dtype), labelled=labelled)
+        gate = Gate(batch.pin_memory() if precision.device.type == "cuda" else batch, precision.device, answer)
+        local_trainer.BatchStream = lambda *_, **__: gate
         answer(_begin(start, trainer.network, precision.name, precision.device))
         trainer.run_round(canonical_state(trainer.network), 0, lambda: False)
 
@@ -150,28 +150,28 @@ def train_reference(spec: dict, answer: Callable[[dict], None]) -> None:
 
     device = select_precision(spec["device"]).device
     config = reference.job_file("liver", "config_task.json")
-    written = spec["precision"] == "as written"
-    config["training"]["use_half_precision"] &= written
+    # Its half precision, which its configuration asks for, is float16 with loss scaling on CUDA and nothing elsewhere.
+    own = spec["precision"] in ("as written", "float16")
+    config["training"]["use_half_precision"] &= own
     start = _resident()
     image, label = _image_and_label(spec)
     batch = {"image": image, "label": label[:, None].float()}
     torch.manual_seed(0)
     model = get_model(config["model"]).to(device)
     trainer = ConDistTrainer(config)
-    if not written and spec["precision"] != "float32":
-        trainer.training_step = _in_precision(trainer.training_step, device, getattr(torch, spec["precision"]))
-    half = written and config["training"]["use_half_precision"] and device.type == "cuda"
-    name = "float16" if half else "float32" if written else spec["precision"]
+    if spec["precision"] == "bfloat16":
+        trainer.training_step = _in_bfloat16(trainer.training_step, device)
+    name = ("float16" if device.type == "cuda" else "float32") if own else spec["precision"]
     answer(_begin(start, model, name, device))
     with cuda_means(str(device)):
         trainer.run(model, Gate(batch, device, answer), num_steps=10**6)
 
 
-def _in_precision(step: Callable, device: torch.device, dtype: torch.dtype) -> Callable:
-    """The reference's step (forward and losses, as under its own autocast) in another precision than its own."""
+def _in_bfloat16(step: Callable, device: torch.device) -> Callable:
+    """The reference's step (forward and losses, as under its own autocast) in a precision its code lacks."""
 
     def under_autocast(*args: object, **options: object) -> object:
-        with torch.autocast(device.type, dtype=dtype):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             return step(*args, **options)
 
     return under_autocast
