@@ -90,9 +90,9 @@ def in_child(workload: Workload, size: Size, repeats: int) -> dict:
         child.join()
 
 
-def series(workload: Workload, axis: str, repeats: int, turns: int) -> list[dict]:
+def series(workload: Workload, axis: str, values: Sequence[int], repeats: int, turns: int) -> list[dict]:
     """A point for each size of the axis; the smallest one runs here first, so that nothing is imported later."""
-    sizes = [Size(**{axis: value}) for value in SIZES[axis]]
+    sizes = [Size(**{axis: value}) for value in values]
     measure(workload, sizes[0], 1)
     found = zip(*([in_child(workload, size, repeats) for size in sizes] for _ in range(turns)), strict=True)
     return [_point(of_size) for of_size in found]
@@ -110,17 +110,17 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes[half:]), np.log(values[half:]), 1)[0])
 
 
-def row(name: str, axis: str, points: Sequence[dict]) -> str:
+def row(name: str, sizes: Sequence[int], points: Sequence[dict]) -> str:
     """One line of a table: both numbers of every size, both exponents."""
     cells = [f"{p['ms']:.3g} / {max(p['mib'], 0):.3g}" for p in points]
-    slopes = [f"{exponent(SIZES[axis], [p['least'] for p in points]):.2f}"]
+    slopes = [f"{exponent(sizes, [p['least'] for p in points]):.2f}"]
     peaks = [p["mib"] for p in points]
-    slopes.append(f"{exponent(SIZES[axis], peaks):.2f}" if min(peaks[len(peaks) // 2 :]) > LEAST_MIB else "-")
+    slopes.append(f"{exponent(sizes, peaks):.2f}" if min(peaks[len(peaks) // 2 :]) > LEAST_MIB else "-")
     return "| " + " | ".join((name, *cells, *slopes)) + " |"
 
 
-def head(axis: str) -> str:
-    titles = (f"ms / MiB, {axis}:", *map(str, SIZES[axis]), "time x^", "memory x^")
+def head(axis: str, sizes: Sequence[int]) -> str:
+    titles = (f"ms / MiB, {axis}:", *map(str, sizes), "time x^", "memory x^")
     return f"| {' | '.join(titles)} |\n|---|{'---:|' * (len(titles) - 1)}"
 
 
@@ -128,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     work = TRAINING | SERVER
     parser.add_argument("--axis", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", type=int, help="of the axis, in place of its own; voxels: powers of two")
     parser.add_argument("--only", nargs="+", choices=work, default=list(work), metavar="WORKLOAD")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--turns", type=int, default=3)
@@ -137,14 +138,15 @@ def main() -> None:
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
     print(f"commit {source_commit()}, {platform.machine()}, torch {torch.__version__}, one thread\n")
     for axis in arguments.axis:
-        print(head(axis), flush=True)
+        sizes = arguments.sizes or SIZES[axis]
+        print(head(axis, sizes), flush=True)
         for name in arguments.only:
             workload, axes = work[name]
             if axis not in axes:
                 continue
-            points = series(workload, axis, arguments.repeats, arguments.turns)
-            found.setdefault(axis, {})[name] = points
-            print(row(name, axis, points), flush=True)
+            points = series(workload, axis, sizes, arguments.repeats, arguments.turns)
+            found.setdefault(axis, {})[name] = dict(zip(sizes, points, strict=True))
+            print(row(name, sizes, points), flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(found, indent=1))
         print()
