@@ -55,6 +55,14 @@ def test_the_labels_are_those_of_all_interpolated_scores(kind, axes, flips, chan
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.gpu
+def test_a_gpu_says_the_same():
+    scores, matrix, shape = scores_of("organs", (9, 8, 10)), between((0, 1, 2), (1, 1, 1)), (17, 19, 15)
+    found = torch.stack(list(highest_between(scores.cuda(), matrix, shape, (0, 1, 2))))
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), dense(scores, matrix, shape), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("size", [(1, 8, 10), (9, 1, 1)])
 def test_one_slice_of_scores_is_enough(size):
     scores, shape = scores_of("noise", size), (6, 7, 8)
