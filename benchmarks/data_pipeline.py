@@ -62,7 +62,10 @@ def throughput(options: argparse.Namespace, scratch: str) -> None:
     """Both sides in turn: preparing, then drawing batches."""
     with Process("ours", options, scratch) as ours, Process("reference", options, scratch) as reference:
         sides = dict(zip(SIDES, (ours, reference), strict=True))
-        prepared = in_turn(sides, options.preparations, lambda side: side("prepare")["cpu_seconds"] / DISTINCT)
+        print("| CPU seconds per | here | least | most | reference | least | most | ratio | least | most |")
+        print("|---|" + "---|" * 9)
+        cases = in_turn(sides, options.preparations, lambda side: side("prepare")["cpu_seconds"] / DISTINCT)
+        show("case prepared", cases)
         for side in sides.values():
             side("start")
             side("draw", 1)
@@ -74,9 +77,6 @@ def throughput(options: argparse.Namespace, scratch: str) -> None:
             return found["cpu_seconds"] / found["patches"]
 
         patches = in_turn(sides, options.repeats, drawn)
-        print("| CPU seconds per | here | least | most | reference | least | most | ratio | least | most |")
-        print("|---|" + "---|" * 9)
-        show("case prepared", prepared)
         show("patch", patches)
         shares = ", ".join(f"{name} {share / options.repeats:.0%}" for name, share in labelled.items())
         print(f"Patches that show something labelled: {shares}.")
