@@ -21,7 +21,6 @@ from fedpartial.data.loader import BatchStream
 from fedpartial.data.sampler import Batch, PatchSampler
 from fedpartial.data.stored_case import StoredCase
 from fedpartial.errors import ConfigError
-from fedpartial.heap import freed_blocks_kept
 from fedpartial.methods.base import Method, RoundContext
 from fedpartial.networks.build import build_network, training_outputs
 from fedpartial.networks.canonical import StateMismatch, canonical_state, canonical_tensors, load_canonical
@@ -129,10 +128,9 @@ class LocalTrainer:
         span = range(first, first + self.schedule.local_steps)
         rate = partial(self.schedule.learning_rate, self.preset.optimizer, factor=restored.plateau.factor)
         self.network.train()
-        with freed_blocks_kept():
-            sums = self.run_steps(
-                span, context, restored.optimizer, restored.scaler, stop, learning_rate=rate, teacher=teacher
-            )
+        sums = self.run_steps(
+            span, context, restored.optimizer, restored.scaler, stop, learning_rate=rate, teacher=teacher
+        )
         update = self._update(weights)
         metrics = {name: value / len(span) for name, value in sums.items()}
         self.save(round_number, restored.optimizer, restored.scaler, self._plateau(restored, metrics["loss"]))
