@@ -117,7 +117,10 @@ def draw(found: Mapping[str, Mapping], mbit: float, target: float) -> Figure:
         FigureCanvasAgg(figure)
         for (styles, title), axes in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
             curves = {job: curve(found[job], mbit) for job in styles if job in found}
-            names = {"megabytes": "megabytes that have to travel, all sites", "seconds": f"simulated seconds, {mbit:g} Mbit/s"}
+            names = {
+                "megabytes": "megabytes that have to travel, all sites",
+                "seconds": f"simulated seconds, {mbit:g} Mbit/s",
+            }
             for ax, (key, label) in zip(axes, names.items(), strict=True):
                 draw_curves(ax, curves, styles, key, target)
                 ax.set_xlabel(label)
