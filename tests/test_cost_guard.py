@@ -132,15 +132,16 @@ def test_a_step_of_twice_the_batch_costs_at_most_twice(step):
 # --- classes --------------------------------------------------------------------------------------------------------
 
 
-def loss_cost(method: Method, classes: int, heads: tuple[int, ...] = ()) -> Cost:
-    """Value and gradient of the logits of two patches; organs with a lesion each, the first half annotated.
+def loss_cost(method: Method, classes: int, heads: tuple[int, ...] = (), length: int = 8) -> Cost:
+    """Value and gradient of the logits of two patches of length x 8 x 8 voxels; organs with a lesion each, the first
+    half annotated.
 
     heads: channels of an annotated class's own output; () for a joint one of all channels.
     """
     space = LabelSpace(organs=tuple(Organ(name=f"o{i}", lesions=(f"l{i}",)) for i in range(classes // 2)))
-    own, shape = space.classes[: classes // 2], (8, 8, 8)
+    own, shape = space.classes[: classes // 2], (length, 8, 8)
     labelled = torch.from_numpy(space.labelled_mask(own)).repeat(2, 1)
-    labels = (torch.arange(2 * 512) % (classes // 2 + 1)).view(2, *shape)
+    labels = (torch.arange(2 * length * 64) % (classes // 2 + 1)).view(2, *shape)
     outputs = (len(own), *heads[1:]) if heads else (space.num_channels,)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, *outputs, *shape, generator=generator).requires_grad_()
@@ -171,6 +172,14 @@ def test_a_loss_grows_no_faster_than_the_classes(name):
     few, many = loss_cost(method, FEW, heads), loss_cost(method, MANY, heads)
     for count, least in vars(few).items():
         assert vars(many)[count] <= SLACK * MANY / FEW * least, (count, few, many)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_grows_no_faster_than_the_voxels(name):
+    method, heads = LOSSES[name]
+    few, many = (vars(loss_cost(method, FEW, heads, length)) for length in (64, 512))
+    for count in ("flops", "moved", "peak"):
+        assert many[count] <= 1.05 * 8 * few[count], (count, few, many)
 
 
 # --- NumPy: patches, means ------------------------------------------------------------------------------------------
